@@ -1,0 +1,722 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	//lint:ignore SA1019 This is the last version under this name; the API of its successor is the same.
+	"nhooyr.io/websocket"
+)
+
+// Times that a peer on the other side of a socket cannot stretch.
+const (
+	farewellTimeout = 250 * time.Millisecond // to write the last frames to a client that ends
+	lingerTimeout   = time.Second            // for a client to hang up after the last frame
+)
+
+// A Client is one connection of a peer: made by the handshake, gone with its
+// socket. A peer that reconnects is a new Client with the same id. Its methods
+// may be called concurrently, also after it has ended and from inside events;
+// none of them blocks.
+type Client struct {
+	// Fixed at construction.
+	id      string
+	token   string
+	quoted  []byte // the id as a JSON string
+	user    any
+	remote  string
+	addr    netip.Addr
+	limits  *Options
+	traffic *traffic
+	wire    *wire
+	ws      *websocket.Conn
+	barred  []string // tokens that were overridden and may not take the id back
+
+	// Set when the client is admitted, before it is found by anybody.
+	previous *Client // the id's last connection, until its last event has returned
+
+	busy    atomic.Bool    // the reader is held up by the host or the rate limit
+	writers sync.WaitGroup // the goroutine of write, while there is one
+
+	mu       sync.Mutex       // guards the following
+	changed  sync.Cond        // inflight or done has changed
+	outbox   []parcel         // accepted and not yet written whole, oldest first
+	bytes    int              // of the outbox
+	writing  bool             // a writer exists, or is about to
+	inflight int              // how many parcels of the outbox the writer has in its hands
+	stuck    bool             // the stream ends inside a frame, or takes no more: nothing can follow
+	why      DisconnectReason // 0: connected
+	cause    error            // what the socket or the protocol had to say about the end
+	farewell []byte           // last frames, written when the outbox is out of use
+	next     *Client          // who took the id over
+	done     bool             // the last event has returned
+	ctx      context.Context  // made when somebody asks for it
+	cancel   context.CancelCauseFunc
+	alive    *time.Timer // nil: no alive timeout, or not admitted
+}
+
+// newClient returns a client for a socket whose handshake is under way.
+func newClient(ws *websocket.Conn, w *wire, id, token string, limits *Options) *Client {
+	c := &Client{id: id, token: token, quoted: quote(id), limits: limits, wire: w, ws: ws}
+	c.changed.L = &c.mu
+	w.client = c
+	return c
+}
+
+// ID returns the id that the peer is known by.
+func (c *Client) ID() string { return c.id }
+
+// Token returns the random token that the PeerJS client made for itself. It is
+// what proves that a new connection for the same id is the same peer, so it
+// should be kept as secret as a password.
+func (c *Client) Token() string { return c.token }
+
+// User returns what [Options.Authenticate] returned for this connection.
+func (c *Client) User() any { return c.user }
+
+// RemoteAddr returns the address of the client: "host:port" of its connection,
+// or the host alone where [Options.TrustedProxies] had to be asked for it.
+func (c *Client) RemoteAddr() string { return c.remote }
+
+// ConnectedSince returns when this connection was opened.
+func (c *Client) ConnectedSince() time.Time { return c.wire.start }
+
+// LastSeen returns when the client last sent anything.
+func (c *Client) LastSeen() time.Time { return c.wire.start.Add(time.Duration(c.wire.seen.Load())) }
+
+// Reason returns why the connection ended, and 0 while it has not.
+func (c *Client) Reason() DisconnectReason {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why
+}
+
+// Successor returns the connection that took the id over from this one, or nil
+// if none did.
+func (c *Client) Successor() *Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.next
+}
+
+// Context returns a context that is cancelled when the connection ends, before
+// its OnDisconnect runs. [context.Cause] is then the [DisconnectReason].
+func (c *Client) Context() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx == nil {
+		c.ctx, c.cancel = context.WithCancelCause(context.Background())
+		if c.why != 0 {
+			c.cancel(c.why)
+		}
+	}
+	return c.ctx
+}
+
+// Send sends the client a message of the application's own. A nil error means
+// that the message waits to be written to this connection, in order. It returns
+// [ErrNotConnected] if the connection has ended, [ErrSlowConsumer] if the client
+// has too much waiting (which ends it), and an error that wraps [ErrBadMessage]
+// if the payload is not JSON.
+func (c *Client) Send(m Message) error {
+	b, err := m.encode()
+	if err != nil {
+		return err
+	}
+	return c.post(parcel{frame: textFrame(b), fate: fatePass})
+}
+
+// Close ends the connection with [ReasonRemoved]. What has not been written yet
+// is not written any more. It does not wait: OnDisconnect runs afterwards.
+func (c *Client) Close() { c.end(ReasonRemoved, nil, nil) }
+
+// post is [Client.enqueue] for those who hold no lock.
+func (c *Client) post(p parcel) error {
+	start, err := c.enqueue(p)
+	if start {
+		go c.write()
+	}
+	return err
+}
+
+// enqueue accepts a parcel for writing. It never blocks. If start is true the
+// caller must run c.write on a goroutine as soon as it holds no lock.
+func (c *Client) enqueue(p parcel) (start bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != 0 {
+		return false, ErrNotConnected
+	}
+	full := c.limits.MaxOutboxMessages >= 0 && len(c.outbox) >= c.limits.MaxOutboxMessages ||
+		c.limits.MaxOutboxBytes >= 0 && c.bytes+len(p.frame) > c.limits.MaxOutboxBytes && len(c.outbox) > 0
+	if full {
+		return c.endLocked(ReasonSlowConsumer, nil, nil), ErrSlowConsumer
+	}
+	c.outbox = append(c.outbox, p)
+	c.bytes += len(p.frame)
+	return c.startLocked(), nil
+}
+
+// admit fills the outbox of a client that nobody can find yet and starts its
+// clock.
+func (c *Client) admit(previous *Client, ps []parcel) (start bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.previous = previous
+	c.outbox = ps
+	for _, p := range ps {
+		c.bytes += len(p.frame)
+	}
+	if c.limits.AliveTimeout > 0 {
+		c.alive = time.AfterFunc(c.limits.AliveTimeout/2, c.checkAlive)
+	}
+	return c.startLocked()
+}
+
+func (c *Client) startLocked() bool {
+	if c.writing {
+		return false
+	}
+	c.writing = true
+	c.writers.Add(1)
+	return true
+}
+
+// end ends the connection for a reason, unless it has ended already. It does not
+// wait: the reader wakes up and cleans up. cause may be nil. The last message
+// that the client is to get before the close frame may be nil too.
+func (c *Client) end(why DisconnectReason, cause error, last *Message) bool {
+	c.mu.Lock()
+	if c.why != 0 {
+		c.mu.Unlock()
+		return false
+	}
+	start := c.endLocked(why, cause, last)
+	c.mu.Unlock()
+	if start {
+		go c.write()
+	}
+	return true
+}
+
+// endLocked makes the outbox final and both sides of the socket let go. A write
+// that is under way either is complete already or is not going to be: its
+// socket's buffer is full. So it is cut off instead of waited for, and what it
+// had not written stays in the outbox.
+func (c *Client) endLocked(why DisconnectReason, cause error, last *Message) (start bool) {
+	c.why, c.cause = why, cause
+	if code, text := why.closeCode(); code != 0 && c.farewell == nil {
+		c.farewell = closeFrame(code, text)
+	}
+	if last != nil {
+		b, _ := last.encode() // the server's own payload is JSON
+		c.farewell = append(textFrame(b), c.farewell...)
+	}
+	if c.alive != nil {
+		c.alive.Stop()
+	}
+	if c.cancel != nil {
+		c.cancel(why)
+	}
+	c.wire.SetWriteDeadline(past)
+	c.wire.SetReadDeadline(past)
+	c.wire.heard() // a probe need not wait for a client that has ended
+	return c.startLocked()
+}
+
+// succeeded notes who takes the id over.
+func (c *Client) succeeded(by *Client) {
+	c.mu.Lock()
+	c.next = by
+	c.mu.Unlock()
+}
+
+// settle waits until no write is under way on a client that has ended. That is a
+// matter of microseconds, see [Client.endLocked].
+func (c *Client) settle() {
+	c.mu.Lock()
+	for c.inflight > 0 {
+		c.changed.Wait()
+	}
+	c.mu.Unlock()
+}
+
+// takeUnwritten returns what a client that has ended and settled was still to be
+// sent. A second call returns nothing.
+func (c *Client) takeUnwritten() []parcel {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ps := c.outbox
+	c.outbox, c.bytes = nil, 0
+	return ps
+}
+
+// finish notes that the last event of this connection has returned.
+func (c *Client) finish() {
+	c.mu.Lock()
+	c.done = true
+	c.changed.Broadcast()
+	c.mu.Unlock()
+}
+
+// awaitFinish waits for [Client.finish].
+func (c *Client) awaitFinish() {
+	c.mu.Lock()
+	for !c.done {
+		c.changed.Wait()
+	}
+	c.mu.Unlock()
+}
+
+// maxBatch bounds how many parcels go to the kernel in one write.
+const maxBatch = 64
+
+var batches = sync.Pool{New: func() any { b := make(net.Buffers, 0, maxBatch); return &b }}
+
+// write writes the outbox until it is empty or the client has ended, then the
+// farewell if there is one. There is one writer at a time, and none while there
+// is nothing to write.
+func (c *Client) write() {
+	defer c.writers.Done()
+	c.mu.Lock()
+	for c.why == 0 && len(c.outbox) > 0 {
+		c.inflight = min(len(c.outbox), maxBatch)
+		batch := c.outbox[:c.inflight]
+		if c.limits.WriteTimeout > 0 {
+			c.wire.SetWriteDeadline(time.Now().Add(c.limits.WriteTimeout))
+		}
+		c.mu.Unlock()
+		n, err := c.writeBatch(batch)
+		c.mu.Lock()
+		c.writtenLocked(n)
+		if err != nil && c.why == 0 {
+			why := ReasonConnectionLost
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				why = ReasonSlowConsumer
+			}
+			c.endLocked(why, fmt.Errorf("writing: %w", err), nil)
+		}
+	}
+	c.writing = c.why != 0 // an ended client never starts another writer
+	last := c.farewell
+	if c.stuck || c.why == 0 {
+		last = nil
+	}
+	c.mu.Unlock()
+	if last != nil {
+		c.wire.SetWriteDeadline(time.Now().Add(farewellTimeout))
+		n, err := c.wire.Conn.Write(last)
+		c.traffic.bytesOut.Add(uint64(n))
+		c.mu.Lock()
+		c.stuck = err != nil
+		c.mu.Unlock()
+	}
+}
+
+func (c *Client) writeBatch(batch []parcel) (int64, error) {
+	if len(batch) == 1 {
+		n, err := c.wire.Conn.Write(batch[0].frame)
+		return int64(n), err
+	}
+	pooled := batches.Get().(*net.Buffers)
+	bufs := (*pooled)[:0]
+	for _, p := range batch {
+		bufs = append(bufs, p.frame)
+	}
+	rest := bufs // WriteTo consumes the slice that it is called on
+	n, err := rest.WriteTo(c.wire.Conn)
+	clear(bufs)
+	*pooled = bufs[:0]
+	batches.Put(pooled)
+	return n, err
+}
+
+// writtenLocked removes from the outbox what the first n bytes of it cover.
+func (c *Client) writtenLocked(n int64) {
+	c.traffic.bytesOut.Add(uint64(n))
+	whole := 0
+	for whole < c.inflight && n >= int64(len(c.outbox[whole].frame)) {
+		n -= int64(len(c.outbox[whole].frame))
+		c.bytes -= len(c.outbox[whole].frame)
+		whole++
+	}
+	c.stuck = n > 0
+	c.inflight = 0
+	rest := copy(c.outbox, c.outbox[whole:])
+	clear(c.outbox[rest:])
+	if c.outbox = c.outbox[:rest]; rest == 0 && cap(c.outbox) > 8 {
+		c.outbox = nil // an idle client keeps no room for a burst
+	}
+	c.changed.Broadcast()
+}
+
+// checkAlive runs when the client may have been silent for too long.
+func (c *Client) checkAlive() {
+	c.mu.Lock()
+	if c.why != 0 {
+		c.mu.Unlock()
+		return
+	}
+	limit, silent, start := c.limits.AliveTimeout, c.silence(), false
+	switch {
+	case silent >= limit:
+		start = c.endLocked(ReasonAliveTimeout, nil, nil)
+	case silent >= limit/2:
+		c.outbox = append(c.outbox, parcel{frame: pingFrame})
+		c.bytes += len(pingFrame)
+		start = c.startLocked()
+		c.alive.Reset(limit - silent)
+	default:
+		c.alive.Reset(limit/2 - silent)
+	}
+	c.mu.Unlock()
+	if start {
+		go c.write()
+	}
+}
+
+// silence returns for how long nothing has come from the client. While the
+// reader is held up, that says nothing about the client.
+func (c *Client) silence() time.Duration {
+	if c.busy.Load() {
+		return 0
+	}
+	return time.Since(c.wire.start) - time.Duration(c.wire.seen.Load())
+}
+
+// holdUp runs f, during which the client is not read and not blamed for it.
+func (c *Client) holdUp(f func()) {
+	c.busy.Store(true)
+	defer func() {
+		c.wire.touch()
+		c.busy.Store(false)
+	}()
+	f()
+}
+
+// probe pings the client and reports whether anything came from it in time.
+func (c *Client) probe(timeout time.Duration) bool {
+	heard := make(chan struct{})
+	c.wire.watcher.Store(&heard)
+	defer c.wire.watcher.Store(nil)
+	if c.busy.Load() {
+		return true
+	}
+	if c.post(parcel{frame: pingFrame}) != nil {
+		return false
+	}
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case <-heard:
+		return c.Reason() == 0
+	case <-timer.C:
+		return c.busy.Load()
+	}
+}
+
+var scratch = sync.Pool{New: func() any { b := make([]byte, 4096); return &b }}
+
+// maxScratch is the largest buffer that goes back to the pool.
+const maxScratch = 64 << 10
+
+// A frameError is a frame that ends its connection.
+type frameError struct {
+	why  DisconnectReason
+	text string
+}
+
+func (e *frameError) Error() string { return "peer: " + e.text }
+
+// read returns the next message in a buffer that the caller gives back with
+// [release], or the error that ends the connection. Only one goroutine may read.
+func (c *Client) read() (*[]byte, error) {
+	typ, r, err := c.ws.Reader(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	buf := scratch.Get().(*[]byte)
+	*buf = (*buf)[:cap(*buf)]
+	n := 0
+	for err == nil {
+		if n == len(*buf) {
+			*buf = append(*buf, make([]byte, len(*buf))...)
+		}
+		var m int
+		m, err = r.Read((*buf)[n:])
+		if n += m; c.limits.MaxMessageSize >= 0 && n > c.limits.MaxMessageSize {
+			err = &frameError{ReasonMessageTooBig, fmt.Sprintf("message of more than %d bytes", c.limits.MaxMessageSize)}
+		}
+	}
+	*buf = (*buf)[:n]
+	c.traffic.bytesIn.Add(uint64(n))
+	if err == io.EOF && !utf8.Valid(*buf) {
+		err = ErrBadMessage
+		if typ == websocket.MessageText {
+			err = &frameError{ReasonInvalidText, "text that is not UTF-8"}
+		}
+	}
+	if err != io.EOF {
+		release(buf)
+		return nil, err
+	}
+	return buf, nil
+}
+
+func release(buf *[]byte) {
+	if cap(*buf) <= maxScratch {
+		scratch.Put(buf)
+	}
+}
+
+// reasonOf says why a connection ended whose read failed with err.
+func (c *Client) reasonOf(err error) DisconnectReason {
+	var bad *frameError
+	switch {
+	case errors.As(err, &bad):
+		return bad.why
+	case websocket.CloseStatus(err) != -1:
+		return ReasonClientClosed
+	case c.wire.err != nil:
+		return ReasonConnectionLost
+	}
+	return ReasonProtocolError
+}
+
+// hangUp closes the socket of a client that has ended, after its last frames are
+// out. It first gives the other side a moment to read them: closing a socket
+// that has unread input resets it, and what is still on its way is lost.
+func (c *Client) hangUp() {
+	c.writers.Wait()
+	c.wire.hangUp(!c.stuck && c.why != ReasonConnectionLost)
+	c.ws.CloseNow() // ends the library's goroutine
+}
+
+// A wire is what lies between the socket and the WebSocket library. The library
+// reads through it, and all that it writes by itself, pongs and close frames, is
+// put in line with the client's other frames: one goroutine writes, so a reader
+// is never held up by a client that does not read, and how far a write got is
+// known to the byte. It needs no buffer while it waits for input, and it sees
+// every byte that arrives, which is all that liveness needs to know.
+type wire struct {
+	net.Conn
+	client  *Client         // set before the first read
+	raw     syscall.RawConn // nil if Conn is not a plain socket
+	ready   func(fd uintptr) bool
+	buf     *[readBuffer]byte // pooled; nil while nothing is unread
+	unread  []byte
+	err     error // of the last read from the socket, if it is the reason for the end
+	start   time.Time
+	seen    atomic.Int64 // when the last byte came: nanoseconds since start
+	watcher atomic.Pointer[chan struct{}]
+}
+
+const readBuffer = 8 << 10
+
+var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
+
+// past is a deadline that has passed.
+var past = time.Unix(1, 0)
+
+// newWire wraps a connection of which early has been read already.
+func newWire(conn net.Conn, early []byte) *wire {
+	w := &wire{Conn: conn, unread: early, start: time.Now()}
+	if sc, ok := conn.(syscall.Conn); ok && runtime.GOOS != "windows" { // there, sockets are not read like files
+		if raw, err := sc.SyscallConn(); err == nil {
+			w.raw, w.ready = raw, w.readReady
+		}
+	}
+	return w
+}
+
+// touch notes a sign of life.
+func (w *wire) touch() {
+	w.seen.Store(int64(time.Since(w.start)))
+	w.heard()
+}
+
+// heard wakes a probe that waits for a sign of life.
+func (w *wire) heard() {
+	if w.watcher.Load() != nil {
+		if ch := w.watcher.Swap(nil); ch != nil {
+			close(*ch)
+		}
+	}
+}
+
+// errHungUp is the end of the stream. It is not io.EOF, because the library
+// takes that, in the middle of a message, for the end of the message.
+var errHungUp = errors.New("the other side has closed the connection")
+
+func (w *wire) Read(p []byte) (int, error) {
+	if len(w.unread) == 0 {
+		if w.raw == nil { // TLS has a buffer of its own
+			n, err := w.Conn.Read(p)
+			if n > 0 {
+				w.touch()
+				return n, nil
+			}
+			w.err = hungUp(err)
+			return 0, w.err
+		}
+		if err := w.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, w.unread)
+	if w.unread = w.unread[n:]; len(w.unread) == 0 && w.buf != nil {
+		readBuffers.Put(w.buf)
+		w.buf = nil
+	}
+	return n, nil
+}
+
+// fill waits for input and reads what there is into a buffer from the pool.
+func (w *wire) fill() error {
+	w.err = nil
+	if w.raw != nil {
+		if err := w.raw.Read(w.ready); err != nil {
+			w.err = err
+		}
+	} else {
+		w.buf = readBuffers.Get().(*[readBuffer]byte)
+		var n int
+		n, w.err = w.Conn.Read(w.buf[:])
+		w.unread = w.buf[:n]
+	}
+	if len(w.unread) > 0 {
+		w.touch()
+		return nil
+	}
+	w.err = hungUp(w.err)
+	return w.err
+}
+
+func hungUp(err error) error {
+	if err == nil || err == io.EOF {
+		return errHungUp
+	}
+	return err
+}
+
+// readReady is called by the runtime's poller, first at once and then when the
+// socket is readable. It takes a buffer only for the length of the call, unless
+// there is something to keep in it.
+func (w *wire) readReady(fd uintptr) bool {
+	buf := readBuffers.Get().(*[readBuffer]byte)
+	n, err := sysRead(syscall.Read, fd, buf[:])
+	for err == syscall.EINTR {
+		n, err = sysRead(syscall.Read, fd, buf[:])
+	}
+	if n > 0 {
+		w.buf, w.unread = buf, buf[:n]
+		return true
+	}
+	readBuffers.Put(buf)
+	if errno, ok := err.(syscall.Errno); ok && errno.Timeout() { // EAGAIN
+		return false
+	}
+	w.err = err
+	return true
+}
+
+// sysRead calls read, which takes an int or a handle, depending on the system.
+func sysRead[H ~int | ~uintptr](read func(H, []byte) (int, error), fd uintptr, p []byte) (int, error) {
+	return read(H(fd), p)
+}
+
+// Write takes a control frame from the library; its buffer is larger than any,
+// so each comes whole. A close frame is the last word and waits for the end.
+func (w *wire) Write(p []byte) (int, error) {
+	const opClose = 8
+	frame := bytes.Clone(p)
+	if len(p) > 0 && p[0]&0x0f == opClose {
+		w.client.mu.Lock()
+		if w.client.why == 0 {
+			w.client.farewell = frame
+		}
+		w.client.mu.Unlock()
+		return len(p), nil
+	}
+	if err := w.client.post(parcel{frame: frame}); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// Close is how the library says that it is done. The socket closes in
+// [Client.hangUp], when the last frames are out.
+func (w *wire) Close() error { return nil }
+
+// watch waits for input on a goroutine and calls gone if the other side closes
+// instead. stop ends it; what was read stays for [wire.Read].
+func (w *wire) watch(gone func()) (stop func()) {
+	if len(w.unread) > 0 {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := w.fill(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			gone()
+		}
+	}()
+	return func() {
+		w.SetReadDeadline(past)
+		<-done
+		w.SetReadDeadline(time.Time{})
+	}
+}
+
+// hangUp closes the socket. If politely, it says first that nothing more will
+// come, and waits a moment for the other side to hang up by itself.
+func (w *wire) hangUp(politely bool) {
+	if half, ok := w.Conn.(interface{ CloseWrite() error }); ok && politely && half.CloseWrite() == nil {
+		w.SetReadDeadline(time.Now().Add(lingerTimeout))
+		io.Copy(io.Discard, w.Conn)
+	}
+	if tls, ok := w.Conn.(interface{ NetConn() net.Conn }); ok {
+		tls.NetConn().Close() // closing the TLS layer could wait for five seconds to say so
+		return
+	}
+	w.Conn.Close()
+}
+
+// pingFrame is an empty ping.
+var pingFrame = []byte{0x89, 0}
+
+// textFrame returns a whole text frame with payload b.
+func textFrame(b []byte) []byte { return append(newFrame(len(b)), b...) }
+
+// newFrame returns the header of a text frame with a payload of n bytes, and
+// room for it. Frames of a server are not masked (RFC 6455, section 5.1).
+func newFrame(n int) []byte {
+	const text = 0x81
+	switch {
+	case n < 126:
+		return append(make([]byte, 0, 2+n), text, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(make([]byte, 0, 4+n), text, 126), uint16(n))
+	default:
+		return binary.BigEndian.AppendUint64(append(make([]byte, 0, 10+n), text, 127), uint64(n))
+	}
+}
+
+// closeFrame returns a close frame; reason must be at most 123 bytes.
+func closeFrame(code uint16, reason string) []byte {
+	b := binary.BigEndian.AppendUint16([]byte{0x88, byte(2 + len(reason))}, code)
+	return append(b, reason...)
+}

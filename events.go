@@ -1,0 +1,198 @@
+package peer
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// Errors that callers can test with [errors.Is].
+var (
+	// ErrServerClosed is returned by sends after Shutdown or Close.
+	ErrServerClosed = errors.New("peer: server closed")
+
+	// ErrNotConnected is returned by sends to an id or connection that is gone.
+	ErrNotConnected = errors.New("peer: not connected")
+
+	// ErrSlowConsumer is returned by a send that overflowed the client's outbox.
+	// The client is closed with [ReasonSlowConsumer].
+	ErrSlowConsumer = errors.New("peer: slow consumer")
+
+	// ErrInEvent is returned by Shutdown and Close when they are called from
+	// inside an event or a decision. The server is closing then, but they cannot
+	// wait for an end that waits for them.
+	ErrInEvent = errors.New("peer: closing, but called from inside an event that cannot be waited for")
+
+	// ErrPanic is wrapped by the error that OnError gets when a function of the
+	// host has panicked.
+	ErrPanic = errors.New("peer: panic in a function of the host")
+)
+
+// A DisconnectReason says why a connection ended. It is also an error, the
+// [context.Cause] of the client's context.
+type DisconnectReason uint8
+
+// The reasons. The zero DisconnectReason stands for a client that is connected.
+const (
+	// ReasonClientClosed: the client sent a close frame.
+	ReasonClientClosed DisconnectReason = iota + 1
+	// ReasonConnectionLost: the socket ended without one.
+	ReasonConnectionLost
+	// ReasonLeft: the client sent LEAVE without a destination.
+	ReasonLeft
+	// ReasonAliveTimeout: nothing came for [Options.AliveTimeout].
+	ReasonAliveTimeout
+	// ReasonReplaced: the same peer, by its token, has a new connection.
+	ReasonReplaced
+	// ReasonOverridden: [Options.AllowOverride] gave the id to somebody else.
+	ReasonOverridden
+	// ReasonUnresponsive: it did not answer when somebody asked for its id.
+	ReasonUnresponsive
+	// ReasonRemoved: the host called [Client.Close] or [Realm.RemoveClient].
+	ReasonRemoved
+	// ReasonSlowConsumer: it did not read what was sent to it.
+	ReasonSlowConsumer
+	// ReasonMessageTooBig: it sent more than [Options.MaxMessageSize].
+	ReasonMessageTooBig
+	// ReasonInvalidText: it sent a text frame that is not UTF-8.
+	ReasonInvalidText
+	// ReasonProtocolError: it broke the WebSocket protocol.
+	ReasonProtocolError
+	// ReasonPanic: a function of the host panicked in an event of this client.
+	ReasonPanic
+	// ReasonShutdown: the server was shut down.
+	ReasonShutdown
+
+	reasonRefused // never connected: only the close frame needs it
+	numReasons    = iota + 1
+)
+
+// Close codes of the server's own (RFC 6455, section 7.4.2: 4000 to 4999). A
+// page can see them in the close event of the socket.
+const (
+	// CloseOverridden: another connection was allowed to take the id over.
+	CloseOverridden = 4001
+	// CloseReplaced: the peer itself has connected again.
+	CloseReplaced = 4002
+	// CloseUnresponsive: the client did not answer a ping in time.
+	CloseUnresponsive = 4003
+	// CloseRemoved: the application has removed the client.
+	CloseRemoved = 4004
+)
+
+// reasons describes each reason, and how the close frame tells the client. Where
+// there is no code, the client or the library has already said what there is to
+// say.
+var reasons = [numReasons]struct {
+	name string
+	code uint16
+}{
+	0:                    {"connected", 0},
+	ReasonClientClosed:   {"client closed", 0},
+	ReasonConnectionLost: {"connection lost", 0},
+	ReasonLeft:           {"left", 1000},
+	ReasonAliveTimeout:   {"alive timeout", CloseUnresponsive},
+	ReasonReplaced:       {"replaced by its own token", CloseReplaced},
+	ReasonOverridden:     {"overridden", CloseOverridden},
+	ReasonUnresponsive:   {"unresponsive", CloseUnresponsive},
+	ReasonRemoved:        {"removed", CloseRemoved},
+	ReasonSlowConsumer:   {"slow consumer", 1008},
+	ReasonMessageTooBig:  {"message too big", 1009},
+	ReasonInvalidText:    {"invalid UTF-8", 1007},
+	ReasonProtocolError:  {"protocol error", 1002},
+	ReasonPanic:          {"internal error", 1011},
+	ReasonShutdown:       {"server shutdown", 1001},
+	reasonRefused:        {"refused", 1008},
+}
+
+// String returns the reason in a few words.
+func (r DisconnectReason) String() string {
+	if int(r) < len(reasons) {
+		return reasons[r].name
+	}
+	return fmt.Sprintf("reason %d", uint8(r))
+}
+
+// Error returns the reason as the text of an error.
+func (r DisconnectReason) Error() string { return "peer: " + r.String() }
+
+func (r DisconnectReason) closeCode() (code uint16, text string) {
+	return reasons[r].code, reasons[r].name
+}
+
+// OnConnection registers a function that is called when a client has connected:
+// OPEN is on its way, the client can be found by its id, and nothing it sent has
+// been read yet.
+//
+// This is what holds for all events. Each OnConnection is followed by exactly
+// one OnDisconnect. Events of one connection never overlap, and for one id the
+// OnDisconnect of a connection comes before the OnConnection of the next; events
+// of different ids run concurrently. No lock is held: an event may call anything
+// of the server, except that [Server.Shutdown] and [Server.Close] cannot wait
+// for it. While an event runs, its connection is not read from, so one that
+// takes long should hand over to a goroutine. A panic in it is reported to
+// OnError and ends that connection only.
+//
+// Functions may be registered at any time, also while serving, and any number of
+// them; they are called in the order of their registration.
+func (s *Server) OnConnection(f func(c *Client)) { s.events.connection.add(f) }
+
+// OnDisconnect registers a function that is called when a connection has ended,
+// with the reason. Its id is free by then, or has a new owner
+// ([Client.Successor]). See [Server.OnConnection] for what holds for all events.
+func (s *Server) OnDisconnect(f func(c *Client, why DisconnectReason)) { s.events.disconnect.add(f) }
+
+// OnMessage registers a function that is called for every message a client has
+// sent, of any type, before it is relayed. It observes: to decide what may pass,
+// use [Options.Authorize]. See [Server.OnConnection] for what holds for all
+// events.
+func (s *Server) OnMessage(f func(c *Client, m Message)) { s.events.message.add(f) }
+
+// OnError registers a function that is called for what went wrong without being
+// anybody else's to handle: a frame that is not a message ([ErrBadMessage]), an
+// error of Authenticate, Authorize or GenerateClientID, a panic of the host
+// ([ErrPanic]). c is nil if no client is connected yet. See
+// [Server.OnConnection] for what holds for all events of a client.
+func (s *Server) OnError(f func(c *Client, err error)) { s.events.error.add(f) }
+
+type events struct {
+	connection listeners[func(*Client)]
+	disconnect listeners[func(*Client, DisconnectReason)]
+	message    listeners[func(*Client, Message)]
+	error      listeners[func(*Client, error)]
+}
+
+// listeners are the functions registered for one event. They are read without a
+// lock, as that happens for every message.
+type listeners[F any] struct {
+	mu  sync.Mutex // guards replacing all
+	all atomic.Pointer[[]F]
+}
+
+func (l *listeners[F]) add(f F) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := append(l.get()[:len(l.get()):len(l.get())], f)
+	l.all.Store(&all)
+}
+
+func (l *listeners[F]) get() []F {
+	if all := l.all.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
+
+// guard calls f, a function of the host, and returns its panic as an error.
+//
+//go:noinline
+func guard(f func()) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", ErrPanic, p)
+		}
+	}()
+	f()
+	return nil
+}

@@ -1,0 +1,965 @@
+// Package peer is a PeerJS signalling server that a Go web application mounts
+// beside its own routes.
+//
+//	srv := peer.NewServer(peer.Options{})
+//	srv.OnConnection(func(c *peer.Client) { log.Printf("%s is online", c.ID()) })
+//	srv.OnDisconnect(func(c *peer.Client, why peer.DisconnectReason) { log.Printf("%s left: %v", c.ID(), why) })
+//
+//	mux := http.NewServeMux()
+//	mux.Handle("/peerjs/", srv)
+//	log.Fatal(http.ListenAndServe("127.0.0.1:8080", mux))
+//
+// A page then makes its peer with new Peer({host, port, path: "/peerjs"}). Data
+// channels and calls run between the browsers; the server only introduces them
+// to each other.
+//
+// # Wire protocol
+//
+// Clients speak the protocol of npm "peer" 1.0: GET {key}/id gives a fresh id,
+// GET {key}/peers lists the connected ones, and GET peerjs with an upgrade opens
+// the signalling socket, whose text frames are JSON objects with type, src, dst
+// and payload. The addresses are found by the end of the path, so the [Server]
+// works below any prefix, with or without [http.StripPrefix].
+//
+// # Life of a connection
+//
+// After the upgrade the server checks id, token and key, asks
+// [Options.Authenticate], and settles who may have the id. Who is turned away
+// reads why. The [Client] gets OPEN and then everything that waited for its id.
+// OFFER, ANSWER and CANDIDATE for an id that is not connected are held for
+// [Options.ExpireTimeout]; then the sender gets one EXPIRE. What was accepted for
+// a connection and not written when it ended waits in the same way, or goes to
+// the connection that takes the id over.
+//
+// # Concurrency
+//
+// All methods of [Server], [Realm] and [Client] may be called concurrently and
+// from inside events. An idle client costs one goroutine and one timer of this
+// package; a server without clients has neither.
+package peer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+	//lint:ignore SA1019 This is the last version under this name; the API of its successor is the same.
+	"nhooyr.io/websocket"
+)
+
+// A Server is a PeerJS server as an [http.Handler]. It is made by [NewServer];
+// the zero value is of no use. A server that is no longer needed is ended by
+// [Server.Shutdown] or [Server.Close], not by those of the [http.Server] that it
+// is mounted in: they do not know of upgraded connections.
+type Server struct {
+	opts   Options
+	fates  map[MessageType]fate // type -> what happens to it; absent: not relayed
+	realm  *Realm
+	events events
+	probes singleflight.Group
+
+	ctx    context.Context // ends when the server closes, and with it every handshake
+	cancel context.CancelFunc
+	work   work
+
+	accepted    atomic.Uint64
+	refusals    [numRefusals]atomic.Uint64
+	disconnects [numReasons]atomic.Uint64
+}
+
+// NewServer returns a server with a copy of opts. It starts nothing: there is no
+// goroutine and no timer while nobody is connected and nothing waits.
+func NewServer(opts Options) *Server {
+	s := &Server{opts: opts.withDefaults()}
+	s.fates = make(map[MessageType]fate)
+	for _, t := range s.opts.RelayTypes {
+		s.fates[MessageType(t)] = fatePass
+	}
+	for _, t := range s.opts.HoldTypes {
+		s.fates[MessageType(t)] = fateHold
+	}
+	for _, t := range []MessageType{TypeOpen, TypeError, TypeIDTaken, TypeInvalidKey, TypeOverride, TypeHeartbeat} {
+		delete(s.fates, t) // the server's own words cannot be forged
+	}
+	for _, t := range []MessageType{TypeOffer, TypeAnswer, TypeCandidate} {
+		s.fates[t] = fateHold
+	}
+	s.fates[TypeLeave], s.fates[TypeExpire] = fatePass, fatePass
+	s.realm = newRealm(&s.opts)
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.work.idle = make(chan struct{})
+	return s
+}
+
+// Realm returns who is connected.
+func (s *Server) Realm() *Realm { return s.realm }
+
+// Shutdown closes the server: new sockets are refused with 503, every client
+// gets close code 1001, on which a PeerJS client emits "disconnected" and can
+// reconnect. It returns when every OnDisconnect has returned and no goroutine or
+// timer of the server is left, or when ctx ends, with its error; the rest then
+// goes on by itself. What waits for absent clients is dropped. From inside an
+// event it returns [ErrInEvent] at once. Further calls wait for the same end.
+//
+// [http.Server.Shutdown] neither closes nor awaits sockets. Call both, or let it
+// begin this one with [http.Server.RegisterOnShutdown].
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.cancel()
+	s.work.close()
+	for _, c := range s.realm.close() {
+		c.end(ReasonShutdown, nil, nil)
+	}
+	if inEvent() {
+		return ErrInEvent
+	}
+	select {
+	case <-s.work.idle:
+		s.realm.timers.Wait()
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Close is Shutdown without a limit but the server's own: a client that does not
+// answer delays it by little more than a second. Only events that do not return
+// can hold it up.
+func (s *Server) Close() error { return s.Shutdown(context.Background()) }
+
+// inEvent reports whether a function of the host, called by this package, has
+// called back. The stack is the one thing that tells, and cheap enough for a
+// call that ends a server.
+func inEvent() bool {
+	pcs := make([]uintptr, 256)
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
+	for {
+		f, more := frames.Next()
+		if strings.HasSuffix(f.Function, "/peer.guard") {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}
+
+// work counts the goroutines that a server has to wait for.
+type work struct {
+	mu     sync.Mutex // guards the following
+	n      int
+	closed bool
+	idle   chan struct{} // closed when closed and n is 0
+}
+
+// begin counts one more, unless the server has closed.
+func (w *work) begin() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return false
+	}
+	w.n++
+	return true
+}
+
+// fork counts one more for somebody who is counted already.
+func (w *work) fork() {
+	w.mu.Lock()
+	w.n++
+	w.mu.Unlock()
+}
+
+func (w *work) done() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.n--; w.n == 0 && w.closed {
+		close(w.idle)
+	}
+}
+
+func (w *work) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closed && w.n == 0 {
+		close(w.idle)
+	}
+	w.closed = true
+}
+
+// ServeHTTP answers the addresses of the PeerJS protocol; see the package
+// comment. It returns when a handshake is over, not when the connection ends.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	serve := s.match(r)
+	if serve == nil {
+		http.NotFound(w, r)
+		return
+	}
+	allowed := s.cors(w, r)
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		serve(w, r, allowed)
+	case http.MethodOptions:
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		w.Header().Set("Allow", "GET, HEAD, OPTIONS")
+		http.Error(w, "Method not allowed", http.StatusMethodNotAllowed)
+	}
+}
+
+type serveFunc func(w http.ResponseWriter, r *http.Request, originAllowed bool)
+
+// match finds the address by the end of the path, whatever stands before it: the
+// server need not know where it is mounted.
+func (s *Server) match(r *http.Request) serveFunc {
+	path := "/" + strings.TrimPrefix(r.URL.Path, "/")
+	base, last := cutLast(path)
+	if last == "peerjs" && s.below(base) {
+		return s.serveSocket
+	}
+	base, key := cutLast(base)
+	if key != "" && s.below(base) {
+		switch last {
+		case "id":
+			return s.withKey(key, s.serveID)
+		case "peers":
+			return s.withKey(key, s.servePeers)
+		}
+	}
+	if s.isBase(path, r.Pattern) {
+		return s.serveInfo
+	}
+	return nil
+}
+
+// cutLast cuts "/a/b" into "/a" and "b".
+func cutLast(path string) (before, last string) {
+	i := strings.LastIndexByte(path, '/')
+	return path[:max(i, 0)], path[i+1:]
+}
+
+// below reports whether base ends with the Path option.
+func (s *Server) below(base string) bool {
+	return s.opts.Path == "" || strings.HasSuffix(base, "/"+s.opts.Path)
+}
+
+// isBase reports whether path is where the server is mounted. Only the router
+// knows that; where it does not tell, a slash at the end has to do.
+func (s *Server) isBase(path, pattern string) bool {
+	trimmed := strings.TrimSuffix(path, "/")
+	if s.opts.Path != "" {
+		return s.below(trimmed)
+	}
+	mount := strings.TrimSuffix(pattern[max(strings.IndexByte(pattern, '/'), 0):], "*")
+	if pattern == "" || strings.Contains(mount, "{") {
+		return strings.HasSuffix(path, "/")
+	}
+	return trimmed == "" || trimmed == strings.TrimSuffix(mount, "/")
+}
+
+// cors sets the CORS headers and reports whether the origin is allowed.
+func (s *Server) cors(w http.ResponseWriter, r *http.Request) bool {
+	h := w.Header()
+	h.Add("Vary", "Origin")
+	origin := r.Header.Get("Origin")
+	if origin == "" {
+		return true
+	}
+	if !s.allowsOrigin(origin, r.Host) {
+		return false
+	}
+	h.Set("Access-Control-Allow-Origin", origin)
+	if r.Method == http.MethodOptions {
+		h.Set("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
+		if asked := r.Header.Get("Access-Control-Request-Headers"); asked != "" {
+			h.Add("Vary", "Access-Control-Request-Headers")
+			h.Set("Access-Control-Allow-Headers", asked)
+		}
+	}
+	return true
+}
+
+func (s *Server) allowsOrigin(origin, host string) bool {
+	if len(s.opts.AllowedOrigins) == 0 {
+		return true
+	}
+	origin = strings.ToLower(origin)
+	if u, err := url.Parse(origin); err == nil && u.Host == strings.ToLower(host) {
+		return true
+	}
+	return slices.ContainsFunc(s.opts.AllowedOrigins, func(pattern string) bool {
+		pattern = strings.ToLower(strings.TrimSuffix(pattern, "/"))
+		scheme, domain, wild := strings.Cut(pattern, "://*.")
+		return pattern == "*" || pattern == origin ||
+			wild && strings.HasPrefix(origin, scheme+"://") && strings.HasSuffix(origin, "."+domain)
+	})
+}
+
+func (s *Server) withKey(key string, serve http.HandlerFunc) serveFunc {
+	return func(w http.ResponseWriter, r *http.Request, _ bool) {
+		if !equal(key, s.opts.Key) {
+			http.Error(w, "Invalid key provided", http.StatusUnauthorized)
+			return
+		}
+		w.Header().Set("Cache-Control", "no-store")
+		serve(w, r)
+	}
+}
+
+// equal compares secrets in constant time.
+func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+
+func (s *Server) serveInfo(w http.ResponseWriter, _ *http.Request, _ bool) {
+	writeJSON(w, map[string]string{
+		"name":        "PeerJS Server",
+		"description": "Signalling for PeerJS clients, by github.com/gopeerjs/peer",
+		"website":     "https://peerjs.com/",
+	})
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v) // a client that has gone is no error of ours
+}
+
+func (s *Server) servePeers(w http.ResponseWriter, r *http.Request) {
+	if !s.opts.AllowDiscovery {
+		http.Error(w, "Discovery is off", http.StatusUnauthorized)
+		return
+	}
+	writeJSON(w, s.realm.ClientIDs())
+}
+
+func (s *Server) serveID(w http.ResponseWriter, r *http.Request) {
+	const tries = 10
+	for range tries {
+		var id string
+		var err error
+		if panicked := guard(func() { id, err = s.opts.GenerateClientID(r) }); panicked != nil {
+			err = panicked
+		}
+		if rej := (*Reject)(nil); errors.As(err, &rej) {
+			http.Error(w, rej.Message, http.StatusForbidden)
+			return
+		}
+		if err == nil && !s.validID(id) {
+			err = errors.New("the id is not valid")
+		}
+		if err != nil {
+			s.fail(nil, fmt.Errorf("generating an id: %w", err))
+			http.Error(w, "No id could be generated", http.StatusInternalServerError)
+			return
+		}
+		if s.realm.Client(id) == nil {
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			fmt.Fprint(w, id)
+			return
+		}
+	}
+	s.fail(nil, fmt.Errorf("generating an id: %d were taken", tries))
+	http.Error(w, "No free id was found", http.StatusServiceUnavailable)
+}
+
+func (s *Server) validID(id string) (ok bool) {
+	if err := guard(func() { ok = s.opts.ValidID(id) }); err != nil {
+		s.fail(nil, fmt.Errorf("validating an id: %w", err))
+		return false
+	}
+	return ok
+}
+
+// A Reject is an error of [Options.Authenticate] or [Options.GenerateClientID]
+// whose text is meant for the client.
+type Reject struct {
+	// Type is what the client gets: [TypeError] (the default), on which PeerJS
+	// raises "server-error", [TypeInvalidKey] or [TypeIDTaken].
+	Type MessageType
+	// Message is the text for the client.
+	Message string
+}
+
+// Error returns the text.
+func (r *Reject) Error() string { return "peer: rejected: " + r.Message }
+
+// A refusal is why a handshake came to nothing: for the counters, for the client
+// on the socket, and for the client that is refused before the upgrade.
+type refusal struct {
+	cause  refusalCause
+	reject Reject
+	status int
+}
+
+type refusalCause uint8
+
+const (
+	refusedParams refusalCause = iota
+	refusedKey
+	refusedID
+	refusedAuth
+	refusedTaken
+	refusedLimit
+	refusedOrigin
+	refusedClosed
+	refusedGone // the client has gone, or its time is over
+	refusedUpgrade
+	numRefusals = iota
+)
+
+func refuse(cause refusalCause, status int, t MessageType, text string) *refusal {
+	return &refusal{cause, Reject{t, text}, status}
+}
+
+// serveSocket runs a handshake. All checks come after the upgrade, so that a
+// browser can read their result.
+func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, originAllowed bool) {
+	if !isUpgrade(r) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "websocket")
+		http.Error(w, "This is the address of a WebSocket", http.StatusUpgradeRequired)
+		return
+	}
+	if !originAllowed {
+		s.refusals[refusedOrigin].Add(1)
+		http.Error(w, "Origin not allowed", http.StatusForbidden)
+		return
+	}
+	if !s.work.begin() {
+		s.refusals[refusedClosed].Add(1)
+		http.Error(w, "Server is shutting down", http.StatusServiceUnavailable)
+		return
+	}
+	defer s.work.done()
+
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	if s.opts.HandshakeTimeout > 0 {
+		ctx, cancel = context.WithTimeout(ctx, s.opts.HandshakeTimeout)
+		defer cancel()
+	}
+	r = r.WithContext(ctx)
+	if no := s.shake(w, r, cancel); no != nil {
+		s.refusals[no.cause].Add(1)
+		s.opts.Logger.Debug("peer: connection refused", "id", r.URL.Query().Get("id"), "why", no.reject.Message)
+	}
+}
+
+// shake makes a connection of a request, or answers it and returns why not.
+func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) *refusal {
+	var user any
+	var no *refusal
+	if s.opts.RejectBeforeUpgrade {
+		if user, no = s.check(r); no != nil {
+			http.Error(w, no.reject.Message, no.status)
+			return no
+		}
+	}
+	ws, wire, err := upgrade(w, r)
+	if err != nil {
+		return refuse(refusedUpgrade, 0, "", err.Error())
+	}
+	q := r.URL.Query()
+	c := newClient(ws, wire, q.Get("id"), q.Get("token"), &s.opts)
+	c.traffic = s.realm.traffic(c.id)
+	c.addr, c.remote = s.remoteAddr(r)
+	if !s.opts.RejectBeforeUpgrade {
+		stop := func() {}
+		if s.opts.Authenticate != nil {
+			stop = wire.watch(cancel)
+		}
+		user, no = s.check(r)
+		stop()
+	}
+	c.user = user
+	if no == nil {
+		no = s.claim(r.Context(), cancel, c)
+	}
+	if no != nil {
+		s.turnAway(c, no)
+		return no
+	}
+	s.accepted.Add(1)
+	s.work.fork()
+	go s.serve(c) // on a small stack; the one of net/http has grown
+	return nil
+}
+
+func isUpgrade(r *http.Request) bool {
+	return hasToken(r.Header, "Connection", "upgrade") && hasToken(r.Header, "Upgrade", "websocket")
+}
+
+func hasToken(h http.Header, name, token string) bool {
+	for _, line := range h.Values(name) {
+		for _, t := range strings.Split(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(t), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// check decides on everything that does not depend on who else is connected.
+func (s *Server) check(r *http.Request) (user any, no *refusal) {
+	q := r.URL.Query()
+	id, token, key := q.Get("id"), q.Get("token"), q.Get("key")
+	switch {
+	case id == "" || token == "" || key == "":
+		return nil, refuse(refusedParams, http.StatusBadRequest, TypeError, "No id, token, or key supplied to websocket server")
+	case !equal(key, s.opts.Key):
+		return nil, refuse(refusedKey, http.StatusUnauthorized, TypeError, "Invalid key provided")
+	case !s.validID(id):
+		return nil, refuse(refusedID, http.StatusBadRequest, TypeError, "The id is not valid")
+	case len(token) > maxIDBytes:
+		return nil, refuse(refusedID, http.StatusBadRequest, TypeError, "The token is too long")
+	case s.opts.Authenticate == nil:
+		return nil, nil
+	}
+	var err error
+	if panicked := guard(func() { user, err = s.opts.Authenticate(r, id, token) }); panicked != nil {
+		err = panicked
+	}
+	if gone := r.Context().Err(); gone != nil && s.ctx.Err() == nil && (err == nil || errors.Is(err, gone)) {
+		return nil, refuse(refusedGone, http.StatusUnauthorized, TypeError, "Authentication took too long")
+	}
+	if err == nil {
+		return user, nil
+	}
+	if rej := (*Reject)(nil); errors.As(err, &rej) {
+		no = refuse(refusedAuth, http.StatusForbidden, rej.Type, rej.Message)
+		switch rej.Type {
+		case TypeError, TypeInvalidKey, TypeIDTaken:
+		default:
+			no.reject.Type = TypeError
+		}
+		return nil, no
+	}
+	s.fail(nil, fmt.Errorf("authenticating: %w", err))
+	return nil, refuse(refusedAuth, http.StatusUnauthorized, TypeError, "Authentication failed")
+}
+
+// claim gets the id for c, or returns why it may not have it.
+func (s *Server) claim(ctx context.Context, cancel func(), c *Client) *refusal {
+	var replace *Client
+	for {
+		holder, err := s.realm.admit(c, replace)
+		switch {
+		case errors.Is(err, ErrServerClosed):
+			return refuse(refusedClosed, http.StatusServiceUnavailable, "", "Server is shutting down")
+		case err != nil:
+			return refuse(refusedLimit, http.StatusServiceUnavailable, TypeError, "Server has reached its concurrent user limit")
+		case holder == nil:
+			return nil
+		}
+		if holder.Reason() == 0 && !s.evict(ctx, cancel, holder, c) {
+			if ctx.Err() != nil {
+				return refuse(refusedGone, 0, TypeError, "The handshake took too long")
+			}
+			return refuse(refusedTaken, http.StatusConflict, TypeIDTaken, "ID is taken")
+		}
+		holder.settle()
+		replace = holder
+	}
+}
+
+// maxBarred bounds how many tokens a connection remembers to keep out.
+const maxBarred = 32
+
+// evict decides whether c may have the id that holder has, and if so ends holder.
+func (s *Server) evict(ctx context.Context, cancel func(), holder, c *Client) bool {
+	switch {
+	case equal(holder.token, c.token):
+		c.barred = holder.barred
+		holder.end(ReasonReplaced, nil, nil)
+		return true
+	case s.mayOverride(holder, c):
+		// Two devices that both reconnect by themselves must not take turns.
+		barred := slices.DeleteFunc(slices.Clone(holder.barred), func(t string) bool { return equal(t, c.token) })
+		barred = append(barred, holder.token)
+		c.barred = barred[max(0, len(barred)-maxBarred):]
+		last := notice(TypeOverride, "Your id was taken over by another connection")
+		holder.end(ReasonOverridden, nil, &last)
+		return true
+	case s.opts.ProbeAfter < 0 || s.opts.ProbeTimeout < 0 || holder.silence() <= s.opts.ProbeAfter:
+		return false
+	}
+	stop := c.wire.watch(cancel)
+	defer stop()
+	return s.probe(ctx, holder)
+}
+
+func (s *Server) mayOverride(holder, c *Client) (ok bool) {
+	if s.opts.AllowOverride == nil || slices.ContainsFunc(holder.barred, func(t string) bool { return equal(t, c.token) }) {
+		return false
+	}
+	if err := guard(func() { ok = s.opts.AllowOverride(holder, c) }); err != nil {
+		s.fail(nil, fmt.Errorf("deciding on an override: %w", err))
+		return false
+	}
+	return ok
+}
+
+// probe pings a silent holder and reports whether it is gone, which it then has
+// been ended for. Newcomers who come meanwhile share the result; who gives up
+// leaves the others to it.
+func (s *Server) probe(ctx context.Context, holder *Client) bool {
+	gone := make(chan bool, 1)
+	s.work.fork()
+	go func() {
+		defer s.work.done()
+		dead, _, _ := s.probes.Do(holder.id, func() (any, error) {
+			if holder.probe(s.opts.ProbeTimeout) {
+				return (*Client)(nil), nil
+			}
+			holder.end(ReasonUnresponsive, nil, nil)
+			return holder, nil
+		})
+		gone <- dead == holder || holder.Reason() != 0
+	}()
+	select {
+	case ended := <-gone:
+		return ended
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// turnAway tells a client that is connected to the socket but to nothing else
+// why it cannot stay.
+func (s *Server) turnAway(c *Client, no *refusal) {
+	why, last := reasonRefused, &Message{}
+	if *last = notice(no.reject.Type, no.reject.Message); no.cause == refusedClosed || s.ctx.Err() != nil {
+		why, last = ReasonShutdown, nil
+	}
+	c.end(why, nil, last)
+	c.hangUp()
+}
+
+// remoteAddr returns the address of a client, and how it is shown.
+func (s *Server) remoteAddr(r *http.Request) (netip.Addr, string) {
+	direct, err := netip.ParseAddrPort(r.RemoteAddr)
+	addr := direct.Addr().Unmap()
+	if err != nil || !s.trusts(addr) {
+		return addr, r.RemoteAddr
+	}
+	hops := forwardedFor(r.Header)
+	for _, hop := range slices.Backward(hops) {
+		next, ok := parseHop(hop)
+		if !ok {
+			break // what stands left of it is nobody's word
+		}
+		if addr = next; !s.trusts(addr) {
+			break
+		}
+	}
+	return addr, addr.String()
+}
+
+func (s *Server) trusts(addr netip.Addr) bool {
+	return slices.ContainsFunc(s.opts.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
+}
+
+// forwardedFor returns the chain of addresses that proxies have noted, the
+// nearest last. Forwarded (RFC 7239) counts only where there is no
+// X-Forwarded-For: a proxy that writes the one lets the other pass unread.
+func forwardedFor(h http.Header) []string {
+	if lines := h.Values("X-Forwarded-For"); len(lines) > 0 {
+		return strings.Split(strings.Join(lines, ","), ",")
+	}
+	var hops []string
+	for element := range strings.SplitSeq(strings.Join(h.Values("Forwarded"), ","), ",") {
+		hop := ""
+		for param := range strings.SplitSeq(element, ";") {
+			if name, value, _ := strings.Cut(param, "="); strings.EqualFold(strings.TrimSpace(name), "for") {
+				hop = strings.Trim(strings.TrimSpace(value), `"`)
+			}
+		}
+		hops = append(hops, hop)
+	}
+	return hops
+}
+
+// parseHop parses an address with or without brackets and port.
+func parseHop(hop string) (netip.Addr, bool) {
+	hop = strings.TrimSpace(hop)
+	if ap, err := netip.ParseAddrPort(hop); err == nil {
+		return ap.Addr().Unmap(), true
+	}
+	addr, err := netip.ParseAddr(strings.Trim(hop, "[]"))
+	return addr.Unmap(), err == nil
+}
+
+// upgrade makes a WebSocket of a request, or answers it and returns why not.
+func upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Conn, *wire, error) {
+	if !canHijack(w) {
+		http.Error(w, "The server cannot upgrade connections here", http.StatusNotImplemented)
+		return nil, nil, errors.New("a ResponseWriter around this handler has neither Hijack nor Unwrap")
+	}
+	h := &hijacker{ResponseWriter: w}
+	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // the origin has been checked
+	if err != nil {
+		if h.wire != nil {
+			h.wire.Conn.Close()
+		}
+		return nil, nil, err
+	}
+	return ws, h.wire, nil
+}
+
+// canHijack reports whether [http.ResponseController] will find a Hijacker. To
+// try it is too late: by then the library has sent 101.
+func canHijack(w http.ResponseWriter) bool {
+	for {
+		switch t := w.(type) {
+		case http.Hijacker:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return false
+		}
+	}
+}
+
+// A hijacker gives the library the connection through a [wire], and buffers just
+// large enough for a frame's header and a control frame.
+type hijacker struct {
+	http.ResponseWriter
+	wire *wire
+}
+
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	ctl := http.NewResponseController(h.ResponseWriter)
+	ctl.Flush() // some frameworks keep the header back until they are told
+	conn, rw, err := ctl.Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
+	h.wire = newWire(conn, bytes.Clone(early))
+	return h.wire, bufio.NewReadWriter(bufio.NewReaderSize(h.wire, 16), bufio.NewWriterSize(h.wire, 256)), nil
+}
+
+// serve is the goroutine of a connection: it reads, and all events are called on
+// it. It cleans up even if an event ends the goroutine, as a failing test does.
+func (s *Server) serve(c *Client) {
+	defer s.work.done()
+	defer c.hangUp()
+	defer s.leave(c)
+	if c.previous != nil {
+		c.holdUp(c.previous.awaitFinish)
+		c.previous = nil
+	}
+	s.opts.Logger.Info("peer: connected", "id", c.id, "addr", c.remote)
+	for _, f := range s.events.connection.get() {
+		s.call(c, func() { f(c) })
+	}
+	bucket := newBucket(s.opts.MessageRate)
+	for c.Reason() == 0 {
+		buf, err := c.read()
+		switch {
+		case errors.Is(err, ErrBadMessage):
+			c.traffic.dropped[dropBadMessage].Add(1)
+			s.fail(c, err)
+		case err != nil:
+			c.end(c.reasonOf(err), err, nil)
+		default:
+			s.handle(c, *buf)
+			release(buf)
+		}
+		if wait := bucket.take(time.Now()); wait > 0 {
+			c.holdUp(func() { sleep(c.Context(), wait) })
+		}
+	}
+}
+
+// leave takes a client that has ended out of everything, and tells the host.
+func (s *Server) leave(c *Client) {
+	c.end(ReasonPanic, nil, nil) // unless it has ended already, an event has ended this goroutine
+	s.realm.remove(c)
+	defer s.realm.finish(c)
+	why := c.Reason()
+	s.disconnects[why].Add(1)
+	s.opts.Logger.Info("peer: disconnected", "id", c.id, "why", why.String(), "err", c.cause)
+	for _, f := range s.events.disconnect.get() {
+		s.call(c, func() { f(c, why) })
+	}
+}
+
+// handle does what a message asks for.
+func (s *Server) handle(c *Client, data []byte) {
+	e, err := decode(data)
+	if err != nil {
+		c.traffic.dropped[dropBadMessage].Add(1)
+		s.fail(c, err)
+		return
+	}
+	for _, f := range s.events.message.get() {
+		s.call(c, func() { f(c, e.message(c.id)) })
+	}
+	fate, relayed := s.fates[e.typ]
+	switch {
+	case e.typ == TypeHeartbeat:
+	case e.typ == TypeLeave && e.leaver:
+		c.end(ReasonLeft, nil, nil)
+	case !relayed || len(e.dst) == 0:
+		c.traffic.dropped[dropUnknownType].Add(1)
+	case s.authorized(c, &e):
+		frame := e.append(newFrame(e.size(c.quoted)), c.quoted)
+		deadline := time.Now().Add(s.opts.ExpireTimeout)
+		s.realm.route(string(e.dst), parcel{frame: frame, src: c.id, deadline: deadline, fate: fate})
+	}
+}
+
+// authorized asks the host whether a message may go to its destination.
+func (s *Server) authorized(c *Client, e *envelope) bool {
+	if s.opts.Authorize == nil {
+		return true
+	}
+	var err error
+	if !s.call(c, func() { err = s.opts.Authorize(c, e.message(c.id)) }) || err != nil {
+		c.traffic.dropped[dropUnauthorized].Add(1)
+		if e.typ == TypeOffer {
+			s.realm.sendExpire(string(e.dst), c.id)
+		}
+		if err != nil {
+			s.fail(c, fmt.Errorf("authorizing: %w", err))
+		}
+		return false
+	}
+	return true
+}
+
+// call calls a function of the host on behalf of c. A panic ends c.
+func (s *Server) call(c *Client, f func()) bool {
+	var err error
+	c.holdUp(func() { err = guard(f) })
+	if err != nil {
+		c.end(ReasonPanic, err, nil)
+		s.fail(c, err)
+	}
+	return err == nil
+}
+
+// fail reports an error. c may be nil.
+func (s *Server) fail(c *Client, err error) {
+	id := ""
+	if c != nil {
+		id = c.id
+	}
+	s.opts.Logger.Warn("peer: error", "id", id, "err", err)
+	for _, f := range s.events.error.get() {
+		if panicked := guard(func() { f(c, err) }); panicked != nil {
+			s.opts.Logger.Error("peer: error", "id", id, "err", panicked)
+		}
+	}
+}
+
+// A bucket lets messages through at a rate. It is owned by one read loop.
+type bucket struct {
+	rate   float64 // per second; 0: no limit
+	tokens float64
+	last   time.Time
+}
+
+func newBucket(rate float64) bucket {
+	if rate <= 0 {
+		return bucket{}
+	}
+	return bucket{rate: rate, tokens: 2 * rate, last: time.Now()}
+}
+
+// take takes a token and returns how long to wait before the next message.
+func (b *bucket) take(now time.Time) time.Duration {
+	if b.rate == 0 {
+		return 0
+	}
+	b.tokens = min(2*b.rate, b.tokens+now.Sub(b.last).Seconds()*b.rate) - 1
+	b.last = now
+	return time.Duration(max(0, -b.tokens/b.rate*float64(time.Second)))
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// Stats is a snapshot of a server's counters. All but the first three only grow.
+type Stats struct {
+	Clients     int // connected now
+	PeakClients int // the most that were connected at once
+	HeldBytes   int // waiting for absent clients now
+
+	Accepted uint64            // connections that got OPEN
+	Refused  map[string]uint64 // handshakes that did not, by cause
+
+	Relayed  uint64            // messages that reached the outbox of their destination
+	Held     uint64            // messages that waited for an absent one
+	Returned uint64            // messages that were saved from a connection that ended
+	Expires  uint64            // EXPIRE messages made
+	Dropped  map[string]uint64 // messages that came to nothing, by cause
+
+	BytesIn  uint64 // payload bytes of the frames received
+	BytesOut uint64 // bytes written
+
+	Disconnects map[DisconnectReason]uint64
+}
+
+var refusalNames = [numRefusals]string{
+	refusedParams: "missing parameters", refusedKey: "invalid key", refusedID: "invalid id", refusedAuth: "authentication",
+	refusedTaken: "id taken", refusedLimit: "limit", refusedOrigin: "origin", refusedClosed: "shutdown",
+	refusedGone: "gave up", refusedUpgrade: "bad upgrade",
+}
+
+var dropNames = [numDropReasons]string{
+	dropAbsent: "absent", dropExpired: "expired", dropFull: "over a bound", dropCleared: "cleared",
+	dropUnknownType: "unknown type", dropBadMessage: "bad message", dropUnauthorized: "unauthorized", dropShutdown: "shutdown",
+}
+
+// Stats returns the counters as they are now. It costs a few hundred loads and
+// may be called each second. Refused and Dropped have all their causes, also
+// those that have not happened; so has Disconnects.
+func (s *Server) Stats() Stats {
+	st := Stats{
+		Clients: s.realm.Len(), PeakClients: int(s.realm.peak.Load()), HeldBytes: int(s.realm.heldBytes.Load()),
+		Accepted: s.accepted.Load(),
+		Refused:  make(map[string]uint64), Dropped: make(map[string]uint64), Disconnects: make(map[DisconnectReason]uint64),
+	}
+	for i := range s.refusals {
+		st.Refused[refusalNames[i]] = s.refusals[i].Load()
+	}
+	for why := ReasonClientClosed; why <= ReasonShutdown; why++ {
+		st.Disconnects[why] = s.disconnects[why].Load()
+	}
+	for i := range s.realm.shards {
+		t := &s.realm.shards[i].traffic
+		st.Relayed += t.relayed.Load()
+		st.Held += t.held.Load()
+		st.Returned += t.returned.Load()
+		st.Expires += t.expired.Load()
+		st.BytesIn += t.bytesIn.Load()
+		st.BytesOut += t.bytesOut.Load()
+		for why := range t.dropped {
+			st.Dropped[dropNames[why]] += t.dropped[why].Load()
+		}
+	}
+	return st
+}

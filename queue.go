@@ -1,0 +1,150 @@
+package peer
+
+import (
+	"slices"
+	"time"
+)
+
+// A fate says what becomes of a parcel whose connection ends before it is written.
+type fate uint8
+
+const (
+	fateDrop fate = iota // concerns that one connection: OPEN, pings
+	fatePass             // goes to a connection that takes the id over directly, else is dropped
+	fateHold             // the same, but waits for the id if nobody has it
+)
+
+// A parcel is one encoded message on its way to one destination.
+type parcel struct {
+	frame    []byte // a whole WebSocket frame; never modified
+	src      string // id of the sender; "" for the server itself
+	deadline time.Time
+	fate     fate
+}
+
+// A pair is all that one sender has waiting for one destination. It expires as
+// one: an offer without its candidates is of no use, nor are they without it.
+type pair struct {
+	src      string
+	deadline time.Time // of its oldest parcel
+	parcels  int
+}
+
+// A queue holds the parcels for one absent destination in the order of their
+// arrival. The zero value is empty. It is not safe for concurrent use.
+type queue struct {
+	parcels []parcel
+	pairs   []pair // by deadline
+	bytes   int
+}
+
+// push appends p unless its pair or the queue holds as many parcels as it may; a
+// negative bound means none.
+func (q *queue) push(p parcel, maxPair, maxAll int) bool {
+	i := q.pair(p.src)
+	if maxAll >= 0 && len(q.parcels) >= maxAll {
+		return false
+	}
+	if i < 0 {
+		if maxPair == 0 {
+			return false
+		}
+		q.pairs = append(q.pairs, pair{src: p.src, deadline: p.deadline, parcels: 1})
+		q.sort()
+	} else {
+		if maxPair >= 0 && q.pairs[i].parcels >= maxPair {
+			return false
+		}
+		q.pairs[i].parcels++
+	}
+	q.parcels = append(q.parcels, p)
+	q.bytes += len(p.frame)
+	return true
+}
+
+// unshift puts parcels that were on their way before everything that waits. They
+// were accepted once, so no bound turns them away, and their deadline stays.
+func (q *queue) unshift(ps []parcel) {
+	for _, p := range ps {
+		q.bytes += len(p.frame)
+		if i := q.pair(p.src); i < 0 {
+			q.pairs = append(q.pairs, pair{src: p.src, deadline: p.deadline, parcels: 1})
+		} else {
+			q.pairs[i].parcels++
+			if p.deadline.Before(q.pairs[i].deadline) {
+				q.pairs[i].deadline = p.deadline
+			}
+		}
+	}
+	q.parcels = append(slices.Clip(ps), q.parcels...)
+	q.sort()
+}
+
+// take empties the queue and returns what was in it, in order.
+func (q *queue) take() []parcel {
+	ps := q.parcels
+	*q = queue{}
+	return ps
+}
+
+// drop removes everything that src has waiting and returns how many that was.
+func (q *queue) drop(src string) int {
+	i := q.pair(src)
+	if i < 0 {
+		return 0
+	}
+	n := q.pairs[i].parcels
+	q.pairs = slices.Delete(q.pairs, i, i+1)
+	q.remove(func(p parcel) bool { return p.src == src })
+	return n
+}
+
+// expire drops the pairs whose deadline is not after now, and returns their
+// senders and how many parcels they had.
+func (q *queue) expire(now time.Time) (srcs []string, n int) {
+	gone := make(map[string]bool)
+	for _, p := range q.pairs {
+		if p.deadline.After(now) {
+			break
+		}
+		srcs = append(srcs, p.src)
+		gone[p.src] = true
+		n += p.parcels
+	}
+	if n > 0 {
+		q.pairs = slices.Delete(q.pairs, 0, len(srcs))
+		q.remove(func(p parcel) bool { return gone[p.src] })
+	}
+	return srcs, n
+}
+
+func (q *queue) remove(gone func(parcel) bool) {
+	q.parcels = slices.DeleteFunc(q.parcels, func(p parcel) bool {
+		if !gone(p) {
+			return false
+		}
+		q.bytes -= len(p.frame)
+		return true
+	})
+}
+
+// next returns the earliest deadline, and false if the queue is empty.
+func (q *queue) next() (time.Time, bool) {
+	if len(q.pairs) == 0 {
+		return time.Time{}, false
+	}
+	return q.pairs[0].deadline, true
+}
+
+func (q *queue) pair(src string) int {
+	return slices.IndexFunc(q.pairs, func(p pair) bool { return p.src == src })
+}
+
+// sort keeps the pairs by deadline. They nearly always are: a new pair has the
+// latest one, and only parcels that came back from a connection can be older.
+func (q *queue) sort() {
+	byDeadline := func(a, b pair) int { return a.deadline.Compare(b.deadline) }
+	if !slices.IsSortedFunc(q.pairs, byDeadline) {
+		slices.SortStableFunc(q.pairs, byDeadline)
+	}
+}
