@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 nhooyr.io/websocket is deprecated under this name only: its authors go on as github.com/coder/websocket, with the same API. Nothing else deprecated is used here.
+
 package peer
 
 import (
@@ -17,7 +19,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	//lint:ignore SA1019 This is the last version under this name; the API of its successor is the same.
 	"nhooyr.io/websocket"
 )
 

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 See client.go.
+
 package peer
 
 import (
@@ -15,7 +17,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	//lint:ignore SA1019 see client.go
 	"nhooyr.io/websocket"
 )
 

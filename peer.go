@@ -38,6 +38,8 @@
 // package; a server without clients has neither.
 package peer
 
+//lint:file-ignore SA1019 See client.go.
+
 import (
 	"bufio"
 	"bytes"
@@ -58,7 +60,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
-	//lint:ignore SA1019 This is the last version under this name; the API of its successor is the same.
 	"nhooyr.io/websocket"
 )
 

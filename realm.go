@@ -361,10 +361,12 @@ func (r *Realm) remove(c *Client) {
 	delete(sh.clients, c.id)
 	sh.leaving[c.id] = c
 	r.uncount(c)
-	rest := c.takeUnwritten()
-	unwritten := len(rest)
-	rest = slices.DeleteFunc(rest, func(p parcel) bool { return p.fate != fateHold })
-	sh.traffic.dropped[dropAbsent].Add(uint64(unwritten - len(rest)))
+	rest := slices.DeleteFunc(c.takeUnwritten(), func(p parcel) bool {
+		if p.fate == fatePass {
+			sh.traffic.dropped[dropAbsent].Add(1)
+		}
+		return p.fate != fateHold
+	})
 	if len(rest) == 0 {
 		return
 	}

@@ -1,0 +1,353 @@
+// What the tests are written with: a server under test, a browser with the PeerJS
+// client, and small want… helpers that wait for one thing, for a bounded time.
+// Everything listens on loopback only, and whoever starts a process ends it.
+import assert from 'node:assert/strict';
+import { execFile, spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import http from 'node:http';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { chromium } from 'playwright-core';
+
+const here = path.dirname(fileURLToPath(import.meta.url));
+const root = path.dirname(here);
+
+// Times in milliseconds. They bound a hang; nothing here usually takes a tenth of them.
+const buildTimeout = 150_000;
+const startTimeout = 30_000;
+const stopTimeout = 10_000;
+const wantTimeout = 10_000;
+
+// With E2E_LOG=1 the output of servers and the console of pages go to standard error.
+const verbose = Boolean(process.env.E2E_LOG);
+
+// The test runner ends a file that takes too long with SIGTERM. Exiting in the ordinary
+// way then runs the exit handlers, which end the processes started here.
+process.once('SIGTERM', () => process.exit(1));
+
+// within fails with a sentence when a promise takes longer than ms.
+export async function within(ms, what, promise) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: nothing after ${ms} ms`)), ms);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+
+// uniqueId makes an id that no other test on the same server uses.
+export const uniqueId = (name) => `${name}-${randomUUID().slice(0, 8)}`;
+
+// ---- servers
+
+let binaries; // directory, made for the first build
+const builds = new Map(); // package directory -> promise of its binary
+
+function build(pkg) {
+  if (!binaries) {
+    binaries = mkdtempSync(path.join(tmpdir(), 'peer-e2e-'));
+    process.once('exit', () => rmSync(binaries, { recursive: true, force: true }));
+  }
+  if (!builds.has(pkg)) {
+    const binary = path.join(binaries, pkg.replaceAll(/\W/g, '_'));
+    // The package may be a module of its own, so go build runs in its directory. The
+    // binary is thrown away and needs no version stamp, which go cannot always read.
+    const built = promisify(execFile)(
+      'go',
+      ['build', '-C', path.join(root, pkg), '-buildvcs=false', '-o', binary, '.'],
+      { timeout: buildTimeout },
+    );
+    builds.set(pkg, built.then(() => binary));
+  }
+  return builds.get(pkg);
+}
+
+// startServer builds the command in the directory pkg of this repository and starts it
+// with flags and, optionally, more environment. It returns when the command has printed
+// a line with the loopback address that it listens on.
+export async function startServer(pkg, flags = [], { env = {} } = {}) {
+  return startCommand([await build(pkg), ...flags], env);
+}
+
+// startPeerServer starts examples/peerjs on a free loopback port with discovery
+// allowed, and flags of the test's own. PEER_SERVER_CMD names another server to run the
+// same tests against, as words of a command that takes the same flags.
+export async function startPeerServer(...flags) {
+  const base = ['--port', '0', '--host', '127.0.0.1', '--allow_discovery'];
+  const other = process.env.PEER_SERVER_CMD?.trim().split(/\s+/);
+  if (other) return startCommand([...other, ...base, ...flags], {});
+  return startServer('examples/peerjs', [...base, ...flags]);
+}
+
+async function startCommand([command, ...args], env) {
+  const child = spawn(command, args, {
+    cwd: root,
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  const kill = () => child.kill('SIGKILL');
+  process.once('exit', kill);
+
+  let output = '';
+  const exited = new Promise((resolve) => {
+    child.once('error', (err) => resolve(String(err)));
+    child.once('exit', (code, signal) => resolve(signal ?? `exit ${code}`));
+  }).finally(() => process.off('exit', kill));
+  const listening = new Promise((resolve) => {
+    const read = (chunk) => {
+      output += chunk;
+      if (verbose) process.stderr.write(chunk);
+      // The second form is what the peerjs command of npm prints.
+      const at = /(?:(https?):\/\/127\.0\.0\.1:|127\.0\.0\.1, port: )(\d+)\b/.exec(output);
+      if (at) resolve(`${at[1] ?? 'http'}://127.0.0.1:${at[2]}`);
+    };
+    child.stdout.setEncoding('utf8').on('data', read);
+    child.stderr.setEncoding('utf8').on('data', read);
+  });
+
+  let url;
+  try {
+    const early = exited.then((how) => {
+      throw new Error(`${command} ended before it listened: ${how}`);
+    });
+    url = await within(startTimeout, `${command} prints its address`, Promise.race([listening, early]));
+  } catch (err) {
+    kill();
+    throw new Error(`${err.message}\n${output}`);
+  }
+
+  return {
+    url, // http://127.0.0.1:PORT, without a path
+    output: () => output, // all that it has printed so far
+    exited, // resolves to 'exit CODE' or the name of a signal
+    kill, // ends it without a warning, as a crash would
+    // stop asks it to end with SIGTERM. A server that does not end, or not cleanly, is
+    // a failure. It may be called again, and after kill.
+    async stop() {
+      if (child.exitCode === null && child.signalCode === null) child.kill('SIGTERM');
+      try {
+        const how = await within(stopTimeout, `${command} ends after SIGTERM`, exited);
+        assert.ok(how === 'exit 0' || how === 'SIGKILL', `the server ended with ${how}:\n${output}`);
+      } finally {
+        kill();
+      }
+    },
+  };
+}
+
+// startProxy puts a TCP relay in front of a server. After freeze, the connections it
+// has carry nothing any more, not even their end, as after a lost network; new ones work.
+export async function startProxy(server) {
+  const target = new URL(server.url);
+  const pairs = new Set();
+  const proxy = net.createServer({ allowHalfOpen: true }, (near) => {
+    const far = net.connect({ host: target.hostname, port: target.port, allowHalfOpen: true });
+    const pair = { near, far };
+    pairs.add(pair);
+    near.pipe(far).pipe(near);
+    for (const socket of [near, far]) {
+      socket.on('error', () => [near, far].forEach((s) => s.destroy()));
+    }
+    far.on('close', () => pairs.delete(pair));
+  });
+  await new Promise((done) => proxy.listen(0, '127.0.0.1', done));
+  return {
+    url: `${target.protocol}//127.0.0.1:${proxy.address().port}`,
+    freeze() {
+      for (const { near, far } of pairs) {
+        near.unpipe(far).pause();
+        far.unpipe(near).pause();
+      }
+    },
+    stop() {
+      for (const { near, far } of pairs) [near, far].forEach((s) => s.destroy());
+      return new Promise((done) => proxy.close(done));
+    },
+  };
+}
+
+// ---- browsers
+
+const launchFlags = [
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+  // A camera and a microphone that show a moving picture and ask nobody.
+  '--use-fake-device-for-media-stream',
+  '--use-fake-ui-for-media-stream',
+  // WebRTC leaves 127.0.0.1 out by default, and a machine may have no other address.
+  '--allow-loopback-in-peer-connection',
+  // No name but loopback's is looked up, so a test can't depend on the internet.
+  '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
+];
+
+// openBrowser starts Chromium and a web server for the page of the tests. One browser
+// serves a whole file; every peer lives in a context of its own, which is as separate
+// from the others as another person's browser.
+export async function openBrowser() {
+  const site = await servePage();
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
+    headless: true,
+    chromiumSandbox: false, // it refuses to run as root, which containers often are
+    args: launchFlags,
+    timeout: startTimeout,
+  });
+
+  // newTab opens the page in a new context, which ends with the test t.
+  async function newTab(t) {
+    // A page that may use the camera gives its real addresses to WebRTC. Others give
+    // made-up mDNS names, which need multicast to resolve.
+    const context = await browser.newContext({ permissions: ['camera', 'microphone'] });
+    t.after(() => within(stopTimeout, 'the browser context closes', context.close()));
+    const page = await context.newPage();
+    page.setDefaultTimeout(wantTimeout);
+    if (verbose) page.on('console', (line) => console.error(line.text()));
+    await page.goto(site.url);
+    return new Tab(page);
+  }
+
+  return {
+    newTab,
+    // newPeer opens a new context and makes a PeerJS client there. It does not wait for
+    // the client to be online: see wantOpen and wantError.
+    async newPeer(t, server, options) {
+      const tab = await newTab(t);
+      await tab.newPeer(server, options);
+      return tab;
+    },
+    async close() {
+      await within(stopTimeout, 'the browser closes', browser.close());
+      await site.close();
+    },
+  };
+}
+
+async function servePage() {
+  const files = {
+    '/': ['text/html', 'page.html'],
+    '/page.js': ['text/javascript', 'page.js'],
+    '/peerjs.min.js': ['text/javascript', 'node_modules/peerjs/dist/peerjs.min.js'],
+  };
+  const site = http.createServer((req, res) => {
+    const [type, file] = files[req.url] ?? [];
+    if (!file) return res.writeHead(404).end();
+    res.setHeader('Content-Type', `${type}; charset=utf-8`);
+    res.end(readFileSync(path.join(here, file)));
+  });
+  await new Promise((done) => site.listen(0, '127.0.0.1', done));
+  site.unref();
+  return {
+    url: `http://127.0.0.1:${site.address().port}/`,
+    close: () =>
+      new Promise((done) => {
+        site.close(done);
+        site.closeAllConnections();
+      }),
+  };
+}
+
+// A Tab is one browser context with one PeerJS client. Its methods are the client's own;
+// what the client reports is read with next and the want… helpers.
+export class Tab {
+  id; // the client's id, known after wantOpen
+
+  constructor(page) {
+    this.page = page; // Playwright's page, for what is missing here
+  }
+
+  // newPeer makes a PeerJS client, in place of an earlier one. The options are the
+  // client's own, and id; what they leave out points at the server.
+  newPeer(server, { id, ...options } = {}) {
+    const at = new URL(server.url);
+    const defaults = {
+      host: at.hostname,
+      port: Number(at.port),
+      path: '/',
+      secure: at.protocol === 'https:',
+      config: { iceServers: [] }, // the client's default ones are on the internet
+    };
+    return this.run('newPeer', [id, { ...defaults, ...options }]);
+  }
+
+  connect = (id, options) => this.run('connect', [id, options]);
+  send = (id, data) => this.run('send', [id, data]);
+  call = (id) => this.run('call', [id]);
+  watch = (id) => this.run('watch', [id]);
+  disconnect = () => this.run('disconnect');
+  reconnect = () => this.run('reconnect');
+  listAllPeers = () => this.run('listAllPeers');
+  unreadErrors = () => this.run('unreadErrors');
+  reload = () => this.page.reload();
+
+  // next returns the oldest value that no test has read yet of an event: open,
+  // disconnected, close, error, or with the other side's id behind it `channel ID`,
+  // `data ID`, `channel closed ID`, `stream ID`. An unread error makes it fail.
+  next = (event, ms) => this.run('next', [event], ms);
+
+  // run calls a function of page.js.
+  async run(name, args = [], ms = wantTimeout) {
+    const call = this.page.evaluate(([name, args]) => window.e2e[name](...args), [name, args]);
+    try {
+      return await within(ms, `${name} ${args[0] ?? ''}`, call);
+    } catch (err) {
+      const log = await within(2000, 'log', this.page.evaluate(() => window.e2e.log())).catch(() => []);
+      throw new Error([err.message, `The client of ${this.id ?? 'this page'} saw:`, ...log].join('\n  '));
+    }
+  }
+}
+
+// ---- wants
+
+// wantOpen waits until a client is online and returns its id.
+export async function wantOpen(tab, id) {
+  tab.id = await tab.next('open');
+  if (id !== undefined) assert.equal(tab.id, id);
+  return tab.id;
+}
+
+// wantError waits for an error of a type, with a message that matches, and returns it.
+export async function wantError(tab, type, message = /(?:)/) {
+  const err = await tab.next('error');
+  assert.equal(err.type, type, err.message);
+  assert.match(err.message, message);
+  return err;
+}
+
+// wantNoErrors checks that no client has reported an error so far.
+export async function wantNoErrors(...tabs) {
+  for (const tab of tabs) assert.deepEqual(await tab.unreadErrors(), []);
+}
+
+// wantChannel opens a data connection and waits until both sides have it.
+export async function wantChannel(from, to) {
+  await from.connect(to.id);
+  await Promise.all([from.next(`channel ${to.id}`), to.next(`channel ${from.id}`)]);
+}
+
+// wantEcho sends a value over an open data connection and back again.
+export async function wantEcho(from, to, value = { text: `grüße ${randomUUID()} 👋`, list: [1, 2.5, null] }) {
+  await from.send(to.id, value);
+  const there = await to.next(`data ${from.id}`);
+  assert.deepEqual(there, value);
+  await to.send(from.id, there);
+  assert.deepEqual(await from.next(`data ${to.id}`), value);
+}
+
+// wantMovingVideo waits until a tab sees the picture of a peer move.
+export async function wantMovingVideo(tab, from) {
+  await tab.next(`stream ${from.id}`);
+  return tab.watch(from.id);
+}
