@@ -114,8 +114,8 @@ func (r DisconnectReason) String() string {
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
-// Error returns the reason as the text of an error.
-func (r DisconnectReason) Error() string { return "peer: " + r.String() }
+// Error returns the same text, which is what fmt prints for an error.
+func (r DisconnectReason) Error() string { return r.String() }
 
 func (r DisconnectReason) closeCode() (code uint16, text string) {
 	return reasons[r].code, reasons[r].name

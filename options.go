@@ -90,8 +90,8 @@ type Options struct {
 
 	// AllowedOrigins are the web origins whose pages may use the server
 	// (PeerServer "corsOptions"), both by HTTP (CORS) and by WebSocket (403 for
-	// others): "https://example.com", "https://*.example.com" for its
-	// subdomains, or "*". A page of the server's own host is always allowed,
+	// others), each with its scheme: "https://example.com",
+	// "https://*.example.com" for the subdomains, or "*" for all. A page of the server's own host is always allowed,
 	// and so is a client that sends no Origin, which no browser is. Default
 	// (empty): any origin, as PeerServer.
 	AllowedOrigins []string

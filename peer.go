@@ -117,8 +117,9 @@ func (s *Server) Realm() *Realm { return s.realm }
 // goes on by itself. What waits for absent clients is dropped. From inside an
 // event it returns [ErrInEvent] at once. Further calls wait for the same end.
 //
-// [http.Server.Shutdown] neither closes nor awaits sockets. Call both, or let it
-// begin this one with [http.Server.RegisterOnShutdown].
+// [http.Server.Shutdown] neither closes nor awaits sockets. Let it begin this one
+// at the same time with [http.Server.RegisterOnShutdown], and call this one after
+// it to wait for the end.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.cancel()
 	s.work.close()
@@ -455,7 +456,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, originAllow
 	r = r.WithContext(ctx)
 	if no := s.shake(w, r, cancel); no != nil {
 		s.refusals[no.cause].Add(1)
-		s.opts.Logger.Debug("peer: connection refused", "id", r.URL.Query().Get("id"), "why", no.reject.Message)
+		s.opts.Logger.Info("peer: connection refused", "id", r.URL.Query().Get("id"), "why", no.reject.Message)
 	}
 }
 
@@ -653,7 +654,7 @@ func (s *Server) turnAway(c *Client, no *refusal) {
 // remoteAddr returns the address of a client, and how it is shown.
 func (s *Server) remoteAddr(r *http.Request) (netip.Addr, string) {
 	direct, err := netip.ParseAddrPort(r.RemoteAddr)
-	addr := direct.Addr().Unmap()
+	addr := plainAddr(direct.Addr())
 	if err != nil || !s.trusts(addr) {
 		return addr, r.RemoteAddr
 	}
@@ -698,11 +699,15 @@ func forwardedFor(h http.Header) []string {
 func parseHop(hop string) (netip.Addr, bool) {
 	hop = strings.TrimSpace(hop)
 	if ap, err := netip.ParseAddrPort(hop); err == nil {
-		return ap.Addr().Unmap(), true
+		return plainAddr(ap.Addr()), true
 	}
 	addr, err := netip.ParseAddr(strings.Trim(hop, "[]"))
-	return addr.Unmap(), err == nil
+	return plainAddr(addr), err == nil
 }
+
+// plainAddr makes equal what is the same host: a zone is any text that the sender
+// of a header likes.
+func plainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
 // upgrade makes a WebSocket of a request, or answers it and returns why not.
 func upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Conn, *wire, error) {
@@ -795,7 +800,11 @@ func (s *Server) leave(c *Client) {
 	defer s.realm.finish(c)
 	why := c.Reason()
 	s.disconnects[why].Add(1)
-	s.opts.Logger.Info("peer: disconnected", "id", c.id, "why", why.String(), "err", c.cause)
+	attrs := []any{"id", c.id, "why", why.String()}
+	if c.cause != nil && why != ReasonClientClosed {
+		attrs = append(attrs, "err", c.cause)
+	}
+	s.opts.Logger.Info("peer: disconnected", attrs...)
 	for _, f := range s.events.disconnect.get() {
 		s.call(c, func() { f(c, why) })
 	}

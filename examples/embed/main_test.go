@@ -1,0 +1,260 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	//lint:file-ignore SA1019 see client.go
+	"nhooyr.io/websocket"
+
+	"github.com/gopeerjs/peer"
+)
+
+// waitLimit bounds every wait of a test for something that must happen.
+const waitLimit = 20 * time.Second
+
+// A rig is the application, with a look at its count after each event.
+type rig struct {
+	t     testing.TB
+	site  http.Handler
+	srv   *peer.Server
+	url   string
+	steps chan string // "+alice: 1 online"
+}
+
+func newRig(t testing.TB) *rig {
+	site, srv := newSite(slog.New(slog.DiscardHandler))
+	r := &rig{t: t, site: site, srv: srv, steps: make(chan string, 10000)}
+	// Registered after the application's own functions, so called after these.
+	srv.OnConnection(func(c *peer.Client) { r.steps <- "+" + c.ID() + ": " + r.online() })
+	srv.OnDisconnect(func(c *peer.Client, _ peer.DisconnectReason) { r.steps <- "-" + c.ID() + ": " + r.online() })
+	ts := httptest.NewServer(site)
+	r.url = ts.URL
+	t.Cleanup(func() {
+		require.NoError(t, srv.Close())
+		ts.Close()
+	})
+	return r
+}
+
+func (r *rig) online() string {
+	res := httptest.NewRecorder()
+	r.site.ServeHTTP(res, httptest.NewRequest("GET", "/online", nil))
+	return strings.TrimSuffix(res.Body.String(), "\n")
+}
+
+// want wants these events next, with the count after each.
+func (r *rig) want(steps ...string) {
+	r.t.Helper()
+	for _, step := range steps {
+		select {
+		case got := <-r.steps:
+			require.Equal(r.t, step, got)
+		case <-time.After(waitLimit):
+			r.t.Fatalf("nothing happened; want %s", step)
+		}
+	}
+	require.True(r.t, strings.HasSuffix(steps[len(steps)-1], ": "+r.online()))
+}
+
+// dial connects and waits for OPEN.
+func dial(url, id, token string) (*websocket.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	ws, _, err := websocket.Dial(ctx, url+"/peerjs/peerjs?key=peerjs&id="+id+"&token="+token, nil)
+	if err != nil {
+		return nil, err
+	}
+	_, data, err := ws.Read(ctx)
+	if err == nil && string(data) != `{"type":"OPEN"}` {
+		err = fmt.Errorf("%s instead of OPEN", data)
+	}
+	return ws, err
+}
+
+func (r *rig) connect(id, token string) *websocket.Conn {
+	r.t.Helper()
+	ws, err := dial(r.url, id, token)
+	require.NoError(r.t, err)
+	r.t.Cleanup(func() { ws.CloseNow() })
+	return ws
+}
+
+func TestTheCountIsExactAfterEveryStep(t *testing.T) {
+	r := newRig(t)
+	require.Equal(t, "0 online", r.online())
+	r.connect("alice", "1")
+	r.want("+alice: 1 online")
+	bob := r.connect("bob", "2")
+	r.want("+bob: 2 online")
+	carol := r.connect("carol", "3")
+	r.want("+carol: 3 online")
+
+	// The same peer again.
+	again := r.connect("alice", "1")
+	r.want("-alice: 2 online", "+alice: 3 online")
+	// Somebody else who wants the id of a peer is not online.
+	_, err := dial(r.url, "alice", "other")
+	require.ErrorContains(t, err, "ID-TAKEN")
+	require.Equal(t, "3 online", r.online())
+
+	bob.CloseNow()
+	r.want("-bob: 2 online")
+	carol.Close(websocket.StatusNormalClosure, "")
+	r.want("-carol: 1 online")
+	require.NoError(t, again.Write(t.Context(), websocket.MessageText, []byte(`{"type":"LEAVE"}`)))
+	r.want("-alice: 0 online")
+
+	r.connect("dave", "4")
+	r.want("+dave: 1 online")
+	r.srv.Realm().RemoveClient("dave")
+	r.want("-dave: 0 online")
+}
+
+func TestTheCountIsExactInACrowd(t *testing.T) {
+	const ids, rounds, each = 8, 10, 3
+	r := newRig(t)
+	errs := make(chan error, ids*each)
+	var crowd sync.WaitGroup
+	for i := range ids {
+		for range each { // they take the id over from each other
+			crowd.Go(func() {
+				for range rounds {
+					ws, err := dial(r.url, fmt.Sprintf("peer%d", i), "token")
+					if ws != nil {
+						ws.CloseNow()
+					}
+					if ws == nil {
+						errs <- err
+						return
+					}
+				}
+			})
+		}
+	}
+	crowd.Wait()
+	select {
+	case err := <-errs:
+		t.Fatal(err)
+	default:
+	}
+	require.NoError(t, r.srv.Close())
+	require.Equal(t, "0 online", r.online())
+	close(r.steps)
+	live := map[string]int{}
+	for step := range r.steps {
+		id, count, _ := strings.Cut(step[1:], ":")
+		live[id] += map[byte]int{'+': 1, '-': -1}[step[0]]
+		require.Contains(t, []int{0, 1}, live[id], step)
+		n := 0
+		_, err := fmt.Sscanf(count, "%d online", &n)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, n, 0)
+		require.LessOrEqual(t, n, ids)
+	}
+}
+
+func TestTheOtherRoutesAreThere(t *testing.T) {
+	r := newRig(t)
+	for path, want := range map[string]struct {
+		status int
+		kind   string
+	}{
+		"/":                 {200, "text/html; charset=utf-8"},
+		"/online":           {200, "text/plain; charset=utf-8"},
+		"/peerjs/":          {200, "application/json"},
+		"/peerjs/peerjs/id": {200, "text/html; charset=utf-8"},
+		"/nothing":          {404, "text/plain; charset=utf-8"},
+	} {
+		res, err := http.Get(r.url + path)
+		require.NoError(t, err)
+		res.Body.Close()
+		require.Equal(t, want.status, res.StatusCode, path)
+		require.Equal(t, want.kind, res.Header.Get("Content-Type"), path)
+	}
+}
+
+// lines takes what is logged, a line at a time.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) {
+	l <- string(bytes.TrimSuffix(b, []byte("\n")))
+	return len(b), nil
+}
+
+func (l lines) want(t *testing.T, pattern string) []string {
+	t.Helper()
+	select {
+	case line := <-l:
+		parts := regexp.MustCompile(pattern).FindStringSubmatch(line)
+		require.NotNil(t, parts, "want %s, have %s", pattern, line)
+		return parts[1:]
+	case <-time.After(waitLimit):
+		t.Fatalf("no line came; want %s", pattern)
+		return nil
+	}
+}
+
+func TestTheWholeLifeOfTheProgram(t *testing.T) {
+	ctx, quit := context.WithCancel(t.Context())
+	log := make(lines)
+	done := make(chan error, 1)
+	go func() { done <- run(ctx, "127.0.0.1:0", slog.New(slog.NewTextHandler(log, nil))) }()
+	addr := log.want(t, `msg=listening url=http://(127\.0\.0\.1:[1-9][0-9]*)/$`)[0]
+	connected := make(chan *websocket.Conn, 1)
+	go func() {
+		ws, err := dial("http://"+addr, "alice", "1")
+		if err != nil {
+			t.Error(err)
+		}
+		connected <- ws
+	}()
+	log.want(t, `connected.*id=alice`)
+	ws := <-connected
+	defer ws.CloseNow()
+
+	// A request that is under way holds up the end, but not the end of the sockets.
+	slow, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	defer slow.Close()
+	_, err = io.WriteString(slow, "GET /online HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+	require.NoError(t, err)
+	res, err := http.Get("http://" + addr + "/online") // connections are accepted in their order
+	require.NoError(t, err)
+	res.Body.Close()
+	quit()
+	_, _, err = ws.Read(t.Context())
+	require.Equal(t, websocket.StatusGoingAway, websocket.CloseStatus(err))
+	_, err = io.WriteString(slow, "0123456789")
+	require.NoError(t, err)
+	answer, err := io.ReadAll(slow)
+	require.NoError(t, err)
+	require.Contains(t, string(answer), "1 online\n")
+
+	// So does an event: this one wants to log.
+	select {
+	case err := <-done:
+		t.Fatalf("the program ended before its last event: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	log.want(t, `disconnected.*id=alice`)
+	select {
+	case err := <-done:
+		require.NoError(t, err)
+	case <-time.After(waitLimit):
+		t.Fatal("the program did not end")
+	}
+	require.Error(t, run(t.Context(), "127.0.0.1:-1", slog.New(slog.DiscardHandler)))
+}
