@@ -3,6 +3,7 @@
 package peer
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -57,8 +58,9 @@ type Client struct {
 	outbox   []parcel         // accepted and not yet written whole, oldest first
 	bytes    int              // of the outbox
 	writing  bool             // a writer exists, or is about to
-	inflight int              // how many parcels of the outbox the writer has in its hands
-	stuck    bool             // the stream ends inside a frame, or takes no more: nothing can follow
+	inflight int              // how many parcels of the outbox a write is under way for
+	partial  int              // how much of the first frame of the outbox is written
+	stuck    bool             // nothing can follow what is written
 	why      DisconnectReason // 0: connected
 	cause    error            // what the socket or the protocol had to say about the end
 	farewell []byte           // last frames, written when the outbox is out of use
@@ -148,13 +150,13 @@ func (c *Client) Close() { c.end(ReasonRemoved, nil, nil) }
 func (c *Client) post(p parcel) error {
 	start, err := c.enqueue(p)
 	if start {
-		go c.write()
+		c.flush()
 	}
 	return err
 }
 
 // enqueue accepts a parcel for writing. It never blocks. If start is true the
-// caller must run c.write on a goroutine as soon as it holds no lock.
+// caller must call c.flush as soon as it holds no lock.
 func (c *Client) enqueue(p parcel) (start bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -208,7 +210,7 @@ func (c *Client) end(why DisconnectReason, cause error, last *Message) bool {
 	start := c.endLocked(why, cause, last)
 	c.mu.Unlock()
 	if start {
-		go c.write()
+		c.flush()
 	}
 	return true
 }
@@ -282,25 +284,74 @@ func (c *Client) awaitFinish() {
 	c.mu.Unlock()
 }
 
+// flush writes the outbox on the caller's goroutine as far as that goes without
+// waiting, and leaves the rest to a goroutine. Mostly there is no rest: to start a
+// goroutine for every message would cost more than to write it.
+func (c *Client) flush() {
+	const rounds = 4 // others may go on filling the outbox meanwhile
+	for i := 0; i < rounds && c.wire.raw != nil; i++ {
+		frame := c.head()
+		if frame == nil {
+			break
+		}
+		n, err := c.wire.tryWrite(frame)
+		more, blocked := c.wrote(n, err)
+		if !more {
+			c.writers.Done()
+			return
+		}
+		if blocked {
+			break
+		}
+	}
+	go c.write()
+}
+
+// head returns the first frame that waits, as far as it is unwritten, and nil if
+// the client has ended or nothing waits.
+func (c *Client) head() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why != 0 || len(c.outbox) == 0 {
+		return nil
+	}
+	c.inflight = 1
+	return c.outbox[0].frame[c.partial:]
+}
+
+// wrote notes the result of a write that did not wait. It reports whether there
+// is more for a writer to do, and whether it would have to wait for that.
+func (c *Client) wrote(n int, err error) (more, blocked bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	blocked = n < len(c.outbox[0].frame)-c.partial
+	c.writtenLocked(int64(n))
+	if err != nil && c.why == 0 {
+		c.endLocked(ReasonConnectionLost, fmt.Errorf("writing: %w", err), nil)
+	}
+	c.writing = c.why != 0 || len(c.outbox) > 0
+	return c.writing, blocked
+}
+
 // maxBatch bounds how many parcels go to the kernel in one write.
 const maxBatch = 64
 
 var batches = sync.Pool{New: func() any { b := make(net.Buffers, 0, maxBatch); return &b }}
 
 // write writes the outbox until it is empty or the client has ended, then the
-// farewell if there is one. There is one writer at a time, and none while there
-// is nothing to write.
+// farewell if there is one. There is one writer at a time, this or flush, and
+// none while there is nothing to write.
 func (c *Client) write() {
 	defer c.writers.Done()
 	c.mu.Lock()
 	for c.why == 0 && len(c.outbox) > 0 {
 		c.inflight = min(len(c.outbox), maxBatch)
-		batch := c.outbox[:c.inflight]
+		batch, partial := c.outbox[:c.inflight], c.partial
 		if c.limits.WriteTimeout > 0 {
 			c.wire.SetWriteDeadline(time.Now().Add(c.limits.WriteTimeout))
 		}
 		c.mu.Unlock()
-		n, err := c.writeBatch(batch)
+		n, err := c.writeBatch(batch, partial)
 		c.mu.Lock()
 		c.writtenLocked(n)
 		if err != nil && c.why == 0 {
@@ -312,29 +363,36 @@ func (c *Client) write() {
 		}
 	}
 	c.writing = c.why != 0 // an ended client never starts another writer
-	last := c.farewell
-	if c.stuck || c.why == 0 {
-		last = nil
-	}
-	c.mu.Unlock()
-	if last != nil {
-		c.wire.SetWriteDeadline(time.Now().Add(farewellTimeout))
-		n, err := c.wire.Conn.Write(last)
-		c.traffic.bytesOut.Add(uint64(n))
-		c.mu.Lock()
-		c.stuck = err != nil
+	if c.why == 0 {
+		c.wire.SetWriteDeadline(time.Time{}) // else it would keep flush from trying
 		c.mu.Unlock()
+		return
 	}
+	last := c.farewell
+	if c.partial > 0 {
+		last = nil // the stream ends inside a frame: nothing can follow
+	}
+	c.stuck = c.partial > 0
+	c.mu.Unlock()
+	if last == nil {
+		return
+	}
+	c.wire.SetWriteDeadline(time.Now().Add(farewellTimeout))
+	n, err := c.wire.Conn.Write(last)
+	c.traffic.bytesOut.Add(uint64(n))
+	c.mu.Lock()
+	c.stuck = err != nil
+	c.mu.Unlock()
 }
 
-func (c *Client) writeBatch(batch []parcel) (int64, error) {
+func (c *Client) writeBatch(batch []parcel, partial int) (int64, error) {
 	if len(batch) == 1 {
-		n, err := c.wire.Conn.Write(batch[0].frame)
+		n, err := c.wire.Conn.Write(batch[0].frame[partial:])
 		return int64(n), err
 	}
 	pooled := batches.Get().(*net.Buffers)
-	bufs := (*pooled)[:0]
-	for _, p := range batch {
+	bufs := append((*pooled)[:0], batch[0].frame[partial:])
+	for _, p := range batch[1:] {
 		bufs = append(bufs, p.frame)
 	}
 	rest := bufs // WriteTo consumes the slice that it is called on
@@ -345,16 +403,17 @@ func (c *Client) writeBatch(batch []parcel) (int64, error) {
 	return n, err
 }
 
-// writtenLocked removes from the outbox what the first n bytes of it cover.
+// writtenLocked removes from the outbox what the next n bytes of it cover.
 func (c *Client) writtenLocked(n int64) {
 	c.traffic.bytesOut.Add(uint64(n))
+	n += int64(c.partial)
 	whole := 0
 	for whole < c.inflight && n >= int64(len(c.outbox[whole].frame)) {
 		n -= int64(len(c.outbox[whole].frame))
 		c.bytes -= len(c.outbox[whole].frame)
 		whole++
 	}
-	c.stuck = n > 0
+	c.partial = int(n)
 	c.inflight = 0
 	rest := copy(c.outbox, c.outbox[whole:])
 	clear(c.outbox[rest:])
@@ -385,7 +444,7 @@ func (c *Client) checkAlive() {
 	}
 	c.mu.Unlock()
 	if start {
-		go c.write()
+		c.flush()
 	}
 }
 
@@ -445,6 +504,9 @@ func (e *frameError) Error() string { return "peer: " + e.text }
 // read returns the next message in a buffer that the caller gives back with
 // [release], or the error that ends the connection. Only one goroutine may read.
 func (c *Client) read() (*[]byte, error) {
+	if err := c.wire.await(); err != nil {
+		return nil, err
+	}
 	typ, r, err := c.ws.Reader(context.Background())
 	if err != nil {
 		return nil, err
@@ -515,8 +577,12 @@ func (c *Client) hangUp() {
 type wire struct {
 	net.Conn
 	client  *Client         // set before the first read
+	ahead   *bufio.Reader   // what the library reads from; it reads from here
 	raw     syscall.RawConn // nil if Conn is not a plain socket
 	ready   func(fd uintptr) bool
+	try     func(fd uintptr) bool
+	out     []byte // what try writes; it leaves what it could not
+	outErr  error
 	buf     *[readBuffer]byte // pooled; nil while nothing is unread
 	unread  []byte
 	err     error // of the last read from the socket, if it is the reason for the end
@@ -537,7 +603,7 @@ func newWire(conn net.Conn, early []byte) *wire {
 	w := &wire{Conn: conn, unread: early, start: time.Now()}
 	if sc, ok := conn.(syscall.Conn); ok && runtime.GOOS != "windows" { // there, sockets are not read like files
 		if raw, err := sc.SyscallConn(); err == nil {
-			w.raw, w.ready = raw, w.readReady
+			w.raw, w.ready, w.try = raw, w.readReady, w.writeReady
 		}
 	}
 	return w
@@ -585,6 +651,16 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// await waits for input unless there is some. It does what the library's next
+// read would do, but from a stack that is not so deep: an idle connection keeps
+// the stack that it waits on.
+func (w *wire) await() error {
+	if w.raw == nil || len(w.unread) > 0 || w.ahead.Buffered() > 0 {
+		return nil
+	}
+	return w.fill()
+}
+
 // fill waits for input and reads what there is into a buffer from the pool.
 func (w *wire) fill() error {
 	w.err = nil
@@ -618,25 +694,56 @@ func hungUp(err error) error {
 // there is something to keep in it.
 func (w *wire) readReady(fd uintptr) bool {
 	buf := readBuffers.Get().(*[readBuffer]byte)
-	n, err := sysRead(syscall.Read, fd, buf[:])
+	n, err := sysCall(syscall.Read, fd, buf[:])
 	for err == syscall.EINTR {
-		n, err = sysRead(syscall.Read, fd, buf[:])
+		n, err = sysCall(syscall.Read, fd, buf[:])
 	}
 	if n > 0 {
 		w.buf, w.unread = buf, buf[:n]
 		return true
 	}
 	readBuffers.Put(buf)
-	if errno, ok := err.(syscall.Errno); ok && errno.Timeout() { // EAGAIN
+	if wouldBlock(err) {
 		return false
 	}
 	w.err = err
 	return true
 }
 
-// sysRead calls read, which takes an int or a handle, depending on the system.
-func sysRead[H ~int | ~uintptr](read func(H, []byte) (int, error), fd uintptr, p []byte) (int, error) {
-	return read(H(fd), p)
+// tryWrite writes as much of p as the socket takes at once. Only one goroutine
+// may write, and only to a plain socket.
+func (w *wire) tryWrite(p []byte) (int, error) {
+	w.out, w.outErr = p, nil
+	if err := w.raw.Write(w.try); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		w.outErr = err
+	}
+	n := len(p) - len(w.out)
+	w.out = nil
+	return n, w.outErr
+}
+
+// writeReady is called by the runtime's poller. It never asks to wait.
+func (w *wire) writeReady(fd uintptr) bool {
+	n, err := sysCall(syscall.Write, fd, w.out)
+	for err == syscall.EINTR {
+		n, err = sysCall(syscall.Write, fd, w.out)
+	}
+	if err != nil && !wouldBlock(err) {
+		w.outErr = err
+	}
+	w.out = w.out[max(n, 0):]
+	return true
+}
+
+// wouldBlock reports whether err is EAGAIN, by whatever name.
+func wouldBlock(err error) bool {
+	t, ok := err.(interface{ Timeout() bool })
+	return ok && t.Timeout()
+}
+
+// sysCall calls f, which takes an int or a handle, depending on the system.
+func sysCall[H ~int | ~uintptr](f func(H, []byte) (int, error), fd uintptr, p []byte) (int, error) {
+	return f(H(fd), p)
 }
 
 // Write takes a control frame from the library; its buffer is larger than any,

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -159,33 +160,32 @@ func TestALateEndDoesNotRemoveTheSuccessor(t *testing.T) {
 	require.Same(t, successor, r.srv.Realm().Client("a"))
 }
 
-// collect reads a connection to its end, or to a BYE, and returns the numbers of
-// the offers that came. OPEN must come before all of them.
+// collect wants OPEN first, and then reads the connection to its end or to a BYE
+// on a goroutine. It returns the numbers of the offers that came.
 func (p *testPeer) collect() <-chan []int {
+	p.t.Helper()
+	assert.Equal(p.t, `{"type":"OPEN"}`, p.next())
 	result := make(chan []int, 1)
 	go func() {
 		var got []int
-		opened := false
 		defer func() { result <- got }()
 		for f := range p.frames {
 			var m struct {
 				Type    MessageType
-				Payload int
+				Payload json.RawMessage
 			}
-			if f == `{"type":"OPEN"}` {
-				opened = true
-				continue
-			}
-			if strings.Contains(f, "OVERRIDE_CONNECTION") {
-				continue
-			}
-			if err := json.Unmarshal([]byte(f), &m); err != nil || !opened {
-				p.t.Errorf("a frame that is not expected: %s %v", f, err)
-			}
-			if m.Type == "BYE" {
+			assert.NoError(p.t, json.Unmarshal([]byte(f), &m), f)
+			switch m.Type {
+			case "BYE":
 				return
+			case TypeOverride:
+			case TypeOffer:
+				n, err := strconv.Atoi(string(m.Payload))
+				assert.NoError(p.t, err)
+				got = append(got, n)
+			default:
+				p.t.Errorf("a frame that is not expected: %s", f)
 			}
-			got = append(got, m.Payload)
 		}
 	}()
 	return result
@@ -273,7 +273,6 @@ func TestEveryMessageArrivesOrExpires(t *testing.T) {
 				}
 				p := r.dial(fmt.Sprint("dst", i), "t")
 				done := p.collect()
-				runtime.Gosched()
 				srv.Realm().RemoveClient(p.id)
 				arrived.Add(int64(len(<-done)))
 			}

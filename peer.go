@@ -723,6 +723,7 @@ func upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Conn, *wire, er
 		}
 		return nil, nil, err
 	}
+	ws.SetReadLimit(-1) // Client.read counts for itself
 	return ws, h.wire, nil
 }
 
@@ -757,7 +758,8 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
 	h.wire = newWire(conn, bytes.Clone(early))
-	return h.wire, bufio.NewReadWriter(bufio.NewReaderSize(h.wire, 16), bufio.NewWriterSize(h.wire, 256)), nil
+	h.wire.ahead = bufio.NewReaderSize(h.wire, 16)
+	return h.wire, bufio.NewReadWriter(h.wire.ahead, bufio.NewWriterSize(h.wire, 256)), nil
 }
 
 // serve is the goroutine of a connection: it reads, and all events are called on

@@ -197,7 +197,7 @@ func (r *Realm) route(id string, p parcel) outcome {
 	out, start, c := sh.routeLocked(r, id, p)
 	sh.mu.Unlock()
 	if start {
-		go c.write()
+		c.flush()
 	}
 	if out == refused && p.fate == fateHold {
 		r.sendExpire(id, p.src)
@@ -341,7 +341,7 @@ func (r *Realm) admit(c, replace *Client) (holder *Client, err error) {
 		holder.succeeded(c)
 	}
 	if start {
-		go c.write()
+		c.flush()
 	}
 	return nil, nil
 }

@@ -208,6 +208,7 @@ func TestAClientThatTakesNothingIsClosed(t *testing.T) {
 		r := newBubbleRig(t, Options{})
 		rec := watch(r.srv)
 		stuck := r.rawDial(t, "stuck")
+		synctest.Wait()
 		a := r.connect("a")
 		a.offer("stuck", `1`)
 		time.Sleep(DefaultWriteTimeout + time.Second)

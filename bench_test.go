@@ -1,0 +1,145 @@
+package peer
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+// benchOffer is an OFFER of 2.5 KiB for the peer named dst, as a browser sends it.
+func benchOffer(dst string) []byte {
+	line := `a=candidate:842163049 1 udp 1677729535 192.0.2.1 49203 typ srflx raddr 0.0.0.0 rport 0 generation 0\r\n`
+	return fmt.Appendf(nil, `{"type":"OFFER","payload":{"sdp":{"type":"offer","sdp":"v=0\r\n%s"},"connectionId":"dc_1"},"dst":%q}`, strings.Repeat(line, 24), dst)
+}
+
+// sinkClient is a connected client whose socket takes everything.
+func sinkClient(b *testing.B, s *Server, id string) *Client {
+	near, far := net.Pipe()
+	go io.Copy(io.Discard, far)
+	b.Cleanup(func() { near.Close() })
+	c := newClient(nil, newWire(near, nil), id, "t", &s.opts)
+	c.traffic = s.realm.traffic(id)
+	if _, err := s.realm.admit(c, nil); err != nil {
+		b.Fatal(err)
+	}
+	return c
+}
+
+func BenchmarkHoldAndFlush(b *testing.B) {
+	s := NewServer(Options{AliveTimeout: -1})
+	frame := textFrame(benchOffer("dst"))
+	b.ReportAllocs()
+	for b.Loop() {
+		for range 10 {
+			s.realm.route("dst", parcel{frame: frame, src: "src", deadline: time.Now().Add(time.Minute), fate: fateHold})
+		}
+		sh := s.realm.shard("dst")
+		sh.mu.Lock()
+		ps := sh.takeLocked(s.realm, "dst")
+		sh.mu.Unlock()
+		if len(ps) != 10 {
+			b.Fatal(len(ps))
+		}
+	}
+}
+
+func BenchmarkEnqueue(b *testing.B) {
+	s := NewServer(Options{MaxOutboxMessages: -1, MaxOutboxBytes: -1, AliveTimeout: -1})
+	c := sinkClient(b, s, "dst")
+	c.writing = true // a writer that never comes: only the outbox is measured
+	p := parcel{frame: textFrame(benchOffer("dst"))}
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		c.enqueue(p)
+		if n++; n%1024 == 0 {
+			c.outbox, c.bytes = c.outbox[:0], 0
+		}
+	}
+}
+
+// BenchmarkRealm must not get slower per operation as processors are added: run
+// it with -cpu 1,2,4,8,16.
+func BenchmarkRealm(b *testing.B) {
+	const ids = 4096
+	b.Run("admit-remove", func(b *testing.B) {
+		s := NewServer(Options{AliveTimeout: -1, ConcurrentLimit: -1})
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			id := newUUID()
+			conn, _ := net.Pipe()
+			for pb.Next() {
+				c := newClient(nil, newWire(conn, nil), id, "t", &s.opts)
+				c.traffic = s.realm.traffic(id)
+				c.writing = true // no writer: only the books are measured
+				s.realm.admit(c, nil)
+				s.realm.remove(c)
+				s.realm.finish(c)
+			}
+		})
+	})
+	b.Run("route", func(b *testing.B) {
+		s := NewServer(Options{AliveTimeout: -1, ConcurrentLimit: -1, MaxOutboxMessages: -1, MaxOutboxBytes: -1})
+		clients := make([]*Client, ids)
+		for i := range clients {
+			conn, _ := net.Pipe()
+			c := newClient(nil, newWire(conn, nil), newUUID(), "t", &s.opts)
+			c.traffic = s.realm.traffic(c.id)
+			c.writing = true
+			s.realm.admit(c, nil)
+			clients[i] = c
+		}
+		p := parcel{frame: textFrame(benchOffer("dst")), src: "src", fate: fateHold}
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for i := int(time.Now().UnixNano()) % ids; pb.Next(); i++ {
+				c := clients[i%ids]
+				s.realm.route(c.id, p)
+				c.takeUnwritten()
+			}
+		})
+	})
+}
+
+// BenchmarkRelay measures a message from socket to socket: its allocations are
+// those of the server alone, for the client's side makes none.
+func BenchmarkRelay(b *testing.B) {
+	srv := NewServer(Options{})
+	ts := httptest.NewServer(srv)
+	defer ts.Close()
+	defer srv.Close()
+	dial := func(id string) net.Conn {
+		conn, err := net.Dial("tcp", ts.Listener.Addr().String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { conn.Close() })
+		fmt.Fprintf(conn, "GET /peerjs?key=peerjs&id=%s&token=t HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", id)
+		var head []byte
+		for one := make([]byte, 1); !bytes.HasSuffix(head, openFrame); head = append(head, one...) {
+			if _, err := io.ReadFull(conn, one); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return conn
+	}
+	src, dst := dial("src"), dial("dst")
+	offer := benchOffer("dst")
+	frame := append([]byte{0x81, 0x80 | 126, byte(len(offer) >> 8), byte(len(offer)), 0, 0, 0, 0}, offer...)
+	want := len(newFrame(len(offer))) + len(offer) + len(`,"src":"src"`)
+	got := make([]byte, want)
+	b.SetBytes(int64(len(offer)))
+	b.ReportAllocs()
+	for b.Loop() {
+		src.Write(frame)
+		if _, err := io.ReadFull(dst, got); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
