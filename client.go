@@ -47,6 +47,9 @@ type Client struct {
 	ws      *websocket.Conn
 	barred  []string // tokens that were overridden and may not take the id back
 
+	// Owned by the handshake.
+	inherits []*Client // connections of the same token that this one has ended
+
 	// Set when the client is admitted, before it is found by anybody.
 	previous *Client // the id's last connection, until its last event has returned
 

@@ -28,6 +28,9 @@ const (
 	DefaultMaxHeldPerPair        = 100
 	DefaultMaxHeldPerDestination = 500
 	DefaultMaxHeldBytes          = 64 << 20
+	DefaultMaxRooms              = 10000
+	DefaultMaxRoomMembers        = 100
+	DefaultMaxRoomsPerClient     = 20
 )
 
 // Options configure a [Server]. They are copied by [NewServer], so changing them
@@ -157,6 +160,27 @@ type Options struct {
 	// and held for an absent destination like OFFER. Default none.
 	HoldTypes []string
 
+	// AllowJoin switches on that clients join rooms by themselves, with
+	// [TypeRoomJoin], and decides on each. A [Reject] is what the client reads;
+	// any other error is reported to OnError, and the client reads a neutral
+	// text. Default (nil): only the host puts clients in rooms, with
+	// [Realm.Join].
+	AllowJoin func(c *Client, room string) error
+
+	// MaxRooms bounds the rooms that have members. Over it a new one is
+	// [ErrTooManyRooms]. Default [DefaultMaxRooms]; negative means no bound.
+	MaxRooms int
+
+	// MaxRoomMembers bounds the members of one room. Over it, [ErrRoomFull].
+	// Each of them is told of everybody who comes and goes. Default
+	// [DefaultMaxRoomMembers]; negative means no bound.
+	MaxRoomMembers int
+
+	// MaxRoomsPerClient bounds the rooms that one client is in. Over it,
+	// [ErrTooManyRooms]. Default [DefaultMaxRoomsPerClient]; negative means no
+	// bound.
+	MaxRoomsPerClient int
+
 	// MaxMessageSize bounds one message in bytes. Who sends a larger one is
 	// closed with 1009 ([ReasonMessageTooBig]). Default
 	// [DefaultMaxMessageSize]; negative means no bound.
@@ -252,6 +276,9 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.MaxHeldPerPair, DefaultMaxHeldPerPair)
 	setDefault(&o.MaxHeldPerDestination, DefaultMaxHeldPerDestination)
 	setDefault(&o.MaxHeldBytes, DefaultMaxHeldBytes)
+	setDefault(&o.MaxRooms, DefaultMaxRooms)
+	setDefault(&o.MaxRoomMembers, DefaultMaxRoomMembers)
+	setDefault(&o.MaxRoomsPerClient, DefaultMaxRoomsPerClient)
 	if o.GenerateClientID == nil {
 		o.GenerateClientID = func(*http.Request) (string, error) { return newUUID(), nil }
 	}

@@ -54,6 +54,7 @@ import (
 	"net/url"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -94,7 +95,10 @@ func NewServer(opts Options) *Server {
 	for _, t := range s.opts.HoldTypes {
 		s.fates[MessageType(t)] = fateHold
 	}
-	for _, t := range []MessageType{TypeOpen, TypeError, TypeIDTaken, TypeInvalidKey, TypeOverride, TypeHeartbeat} {
+	for _, t := range []MessageType{
+		TypeOpen, TypeError, TypeIDTaken, TypeInvalidKey, TypeOverride, TypeHeartbeat,
+		TypeRoomMembers, TypeRoomRefused, TypeRoomJoined, TypeRoomLeft,
+	} {
 		delete(s.fates, t) // the server's own words cannot be forged
 	}
 	for _, t := range []MessageType{TypeOffer, TypeAnswer, TypeCandidate} {
@@ -456,7 +460,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, originAllow
 	r = r.WithContext(ctx)
 	if no := s.shake(w, r, cancel); no != nil {
 		s.refusals[no.cause].Add(1)
-		s.opts.Logger.Info("peer: connection refused", "id", r.URL.Query().Get("id"), "why", no.reject.Message)
+		s.opts.Logger.Info("peer: connection refused", "id", loggable(r.URL.Query().Get("id")), "why", no.reject.Message)
 	}
 }
 
@@ -491,6 +495,9 @@ func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) *r
 		no = s.claim(r.Context(), cancel, c)
 	}
 	if no != nil {
+		for _, old := range c.inherits { // they ended for nothing
+			s.realm.leaveRooms(old, ReasonReplaced)
+		}
 		s.turnAway(c, no)
 		return no
 	}
@@ -586,7 +593,9 @@ func (s *Server) evict(ctx context.Context, cancel func(), holder, c *Client) bo
 	switch {
 	case equal(holder.token, c.token):
 		c.barred = holder.barred
-		holder.end(ReasonReplaced, nil, nil)
+		if holder.end(ReasonReplaced, nil, nil) {
+			c.inherits = append(c.inherits, holder)
+		}
 		return true
 	case s.mayOverride(holder, c):
 		// Two devices that both reconnect by themselves must not take turns.
@@ -772,7 +781,7 @@ func (s *Server) serve(c *Client) {
 		c.holdUp(c.previous.awaitFinish)
 		c.previous = nil
 	}
-	s.opts.Logger.Info("peer: connected", "id", c.id, "addr", c.remote)
+	s.opts.Logger.Info("peer: connected", "id", loggable(c.id), "addr", c.remote)
 	for _, f := range s.events.connection.get() {
 		s.call(c, func() { f(c) })
 	}
@@ -801,8 +810,11 @@ func (s *Server) leave(c *Client) {
 	s.realm.remove(c)
 	defer s.realm.finish(c)
 	why := c.Reason()
+	if why != ReasonReplaced { // then the next connection is in the rooms now
+		s.realm.leaveRooms(c, why)
+	}
 	s.disconnects[why].Add(1)
-	attrs := []any{"id", c.id, "why", why.String()}
+	attrs := []any{"id", loggable(c.id), "why", why.String()}
 	if c.cause != nil && why != ReasonClientClosed {
 		attrs = append(attrs, "err", c.cause)
 	}
@@ -826,6 +838,8 @@ func (s *Server) handle(c *Client, data []byte) {
 	fate, relayed := s.fates[e.typ]
 	switch {
 	case e.typ == TypeHeartbeat:
+	case e.typ == TypeRoomJoin || e.typ == TypeRoomLeave:
+		s.handleRoom(c, &e)
 	case e.typ == TypeLeave && e.leaver:
 		c.end(ReasonLeft, nil, nil)
 	case !relayed || len(e.dst) == 0:
@@ -871,7 +885,7 @@ func (s *Server) call(c *Client, f func()) bool {
 func (s *Server) fail(c *Client, err error) {
 	id := ""
 	if c != nil {
-		id = c.id
+		id = loggable(c.id)
 	}
 	s.opts.Logger.Warn("peer: error", "id", id, "err", err)
 	for _, f := range s.events.error.get() {
@@ -879,6 +893,16 @@ func (s *Server) fail(c *Client, err error) {
 			s.opts.Logger.Error("peer: error", "id", id, "err", panicked)
 		}
 	}
+}
+
+// loggable returns an id as it can be shown to a terminal: what is not printable,
+// bidirectional marks included, is escaped, as not every [slog.Handler] does.
+func loggable(id string) string {
+	id = id[:min(len(id), maxIDBytes)]
+	if q := strconv.Quote(id); q[1:len(q)-1] != id {
+		return q
+	}
+	return id
 }
 
 // A bucket lets messages through at a rate. It is owned by one read loop.

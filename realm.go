@@ -17,6 +17,7 @@ type Realm struct {
 	limits *Options
 	seed   maphash.Seed
 	shards [numShards]shard
+	rooms  rooms
 
 	live      atomic.Int64 // clients, those that are being admitted included
 	peak      atomic.Int64
@@ -79,6 +80,8 @@ var errLimit = errors.New("peer: concurrent limit reached")
 
 func newRealm(limits *Options) *Realm {
 	r := &Realm{limits: limits, seed: maphash.MakeSeed(), addrs: make(map[netip.Addr]int)}
+	r.rooms.members = make(map[string]map[*Client]struct{})
+	r.rooms.of = make(map[*Client]map[string]struct{})
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.clients = make(map[string]*Client)
@@ -334,6 +337,10 @@ func (r *Realm) admit(c, replace *Client) (holder *Client, err error) {
 		sh.leaving[c.id] = holder
 	}
 	ps = append(ps, sh.takeLocked(r, c.id)...)
+	for _, old := range c.inherits {
+		r.inheritRooms(c, old)
+	}
+	c.inherits = nil
 	start := c.admit(sh.leaving[c.id], ps)
 	sh.clients[c.id] = c
 	sh.mu.Unlock()
@@ -495,6 +502,15 @@ func (r *Realm) check() error {
 		}
 		sh.mu.Unlock()
 	}
+	r.rooms.mu.Lock()
+	for room, members := range r.rooms.members {
+		for c := range members {
+			if _, is := r.rooms.of[c][room]; !is || c.Reason() != 0 {
+				errs = append(errs, errors.New("a room and its members do not agree: "+room))
+			}
+		}
+	}
+	r.rooms.mu.Unlock()
 	if live != r.Len() || bytes != int(r.heldBytes.Load()) {
 		errs = append(errs, errors.New("clients or held bytes are miscounted"))
 	}

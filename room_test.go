@@ -1,0 +1,225 @@
+//lint:file-ignore SA1019 See client.go.
+
+package peer
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+	"nhooyr.io/websocket"
+)
+
+func (p *testPeer) join(room string) {
+	p.t.Helper()
+	p.send(fmt.Sprintf(`{"type":"ROOM-JOIN","payload":{"room":%q}}`, room))
+}
+
+func (p *testPeer) wantMembers(room string, ids ...string) {
+	p.t.Helper()
+	p.want(fmt.Sprintf(`{"type":"ROOM-MEMBERS","payload":{"room":%q,"members":["%s"]}}`, room, strings.Join(ids, `","`)))
+}
+
+func (p *testPeer) wantJoined(room, id string) {
+	p.t.Helper()
+	p.want(fmt.Sprintf(`{"type":"ROOM-JOINED","payload":{"room":%q,"id":%q}}`, room, id))
+}
+
+func (p *testPeer) wantLeft(room, id, reason string) {
+	p.t.Helper()
+	p.want(fmt.Sprintf(`{"type":"ROOM-LEFT","payload":{"room":%q,"id":%q,"reason":%q}}`, room, id, reason))
+}
+
+func (p *testPeer) wantNotLetIn(room, msg string) {
+	p.t.Helper()
+	p.want(fmt.Sprintf(`{"type":"ROOM-REFUSED","payload":{"room":%q,"msg":%q}}`, room, msg))
+}
+
+func anyRoom(*Client, string) error { return nil }
+
+func TestMembersLearnWhoComesAndWhoGoes(t *testing.T) {
+	ends := map[string]struct {
+		end    func(r *rig, p *testPeer)
+		reason string
+	}{
+		"leaves the room":    {func(r *rig, p *testPeer) { p.send(`{"type":"ROOM-LEAVE","payload":{"room":"x"}}`) }, "left"},
+		"leaves altogether":  {func(r *rig, p *testPeer) { p.send(`{"type":"LEAVE"}`) }, "left"},
+		"closes its page":    {func(r *rig, p *testPeer) { p.close() }, "client closed"},
+		"loses its network":  {func(r *rig, p *testPeer) { p.drop() }, "connection lost"},
+		"is removed":         {func(r *rig, p *testPeer) { r.srv.Realm().RemoveClient(p.id) }, "removed"},
+		"sends it not UTF-8": {func(r *rig, p *testPeer) { p.send("\"\xff\"") }, "invalid UTF-8"},
+	}
+	for name, tc := range ends {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, Options{AllowJoin: anyRoom})
+			a, b := r.connect("a"), r.connect("b")
+			a.join("x")
+			a.wantMembers("x", "a")
+			b.join("x")
+			b.wantMembers("x", "a", "b")
+			a.wantJoined("x", "b")
+			tc.end(r, b)
+			a.wantLeft("x", "b", tc.reason)
+			r.srv.Realm().Broadcast("x", Message{Type: "END"})
+			a.want(`{"type":"END"}`) // and nothing between
+			require.Equal(t, []string{"x"}, r.srv.Realm().Rooms())
+		})
+	}
+}
+
+func TestATakeoverByTheOwnTokenIsNoLeaveAndNoJoin(t *testing.T) {
+	r := newRig(t, Options{AllowJoin: anyRoom, AllowOverride: OverrideAlways})
+	a, b := r.connect("a"), r.connect("b")
+	a.join("x")
+	a.wantMembers("x", "a")
+	b.join("x")
+	b.wantMembers("x", "a", "b")
+	a.wantJoined("x", "b")
+	again := r.connect("b")
+	require.Equal(t, CloseReplaced, b.wantEnd())
+	n, err := r.srv.Realm().Broadcast("x", Message{Type: "HELLO"})
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	a.want(`{"type":"HELLO"}`)
+	again.want(`{"type":"HELLO"}`)
+	again.join("x") // as a page does that does not know what it missed
+	again.wantMembers("x", "a", "b")
+	other := r.dial("b", "another token")
+	other.wantOpen()
+	a.wantLeft("x", "b", "overridden")
+	other.join("x")
+	other.wantMembers("x", "a", "b")
+	a.wantJoined("x", "b")
+}
+
+func TestTheHostDecidesWhoJoins(t *testing.T) {
+	r := newRig(t, Options{AllowJoin: func(c *Client, room string) error {
+		switch room {
+		case "members only":
+			return &Reject{Message: "Ask the owner of the room"}
+		case "broken":
+			return errors.New("secret of the database")
+		case "panic":
+			panic("oops")
+		}
+		return nil
+	}})
+	a := r.connect("a")
+	a.join("members only")
+	a.wantNotLetIn("members only", "Ask the owner of the room")
+	a.join("broken")
+	a.wantNotLetIn("broken", "You may not join this room")
+	a.join("")
+	a.wantNotLetIn("", ErrRoomName.Error())
+	a.send(`{"type":"ROOM-JOIN","payload":[]}`)
+	a.send(`{"type":"ROOM-JOIN"}`)
+	a.send(`{"type":"ROOM-LEAVE","payload":{"room":"never joined"}}`)
+	a.send(`{"type":"ROOM-JOINED","dst":"a","payload":{"room":"x","id":"forged"}}`)
+	a.join("x")
+	a.wantMembers("x", "a")
+	a.join("panic")
+	require.Equal(t, 1011, a.wantEnd())
+}
+
+func TestClientsDoNotJoinUnlessTheHostAllowsIt(t *testing.T) {
+	r := newRig(t, Options{})
+	a, b := r.connect("a"), r.connect("b")
+	a.join("x")
+	b.offer("a", `1`)
+	a.wantOffer("b", `1`)
+	realm := r.srv.Realm()
+	require.Empty(t, realm.Rooms())
+	require.NoError(t, realm.Join("x", realm.Client("a")))
+	a.wantMembers("x", "a")
+	require.NoError(t, realm.Join("x", realm.Client("b")))
+	b.wantMembers("x", "a", "b")
+	a.wantJoined("x", "b")
+	require.Len(t, realm.Members("x"), 2)
+	require.True(t, realm.Leave("x", realm.Client("a")))
+	a.wantLeft("x", "a", "left")
+	b.wantLeft("x", "a", "left")
+	require.False(t, realm.Leave("x", realm.Client("a")))
+	gone := realm.Client("a")
+	realm.RemoveClient("a")
+	require.ErrorIs(t, realm.Join("x", gone), ErrNotConnected)
+	_, err := realm.Broadcast("x", Message{Type: "X", Payload: []byte("{")})
+	require.ErrorIs(t, err, ErrBadMessage)
+}
+
+func TestRoomsAreBounded(t *testing.T) {
+	r := newRig(t, Options{MaxRooms: 2, MaxRoomMembers: 2, MaxRoomsPerClient: 2})
+	realm := r.srv.Realm()
+	for _, id := range []string{"a", "b", "c"} {
+		r.connect(id)
+	}
+	a, b, c := realm.Client("a"), realm.Client("b"), realm.Client("c")
+	require.NoError(t, realm.Join("1", a))
+	require.NoError(t, realm.Join("1", b))
+	require.ErrorIs(t, realm.Join("1", c), ErrRoomFull)
+	require.NoError(t, realm.Join("1", a), "a member already")
+	require.NoError(t, realm.Join("2", a))
+	require.ErrorIs(t, realm.Join("3", c), ErrTooManyRooms)
+	require.True(t, realm.Leave("2", a))
+	require.NoError(t, realm.Join("3", c), "an empty room is gone")
+	require.NoError(t, realm.Join("3", a))
+	require.ErrorIs(t, realm.Join("4", a), ErrTooManyRooms)
+	for _, name := range []string{"", "a\nb", "\xff", strings.Repeat("x", maxIDBytes+1)} {
+		require.ErrorIs(t, realm.Join(name, b), ErrRoomName)
+	}
+}
+
+func TestRoomsStayInOrderWhileIDsChangeHands(t *testing.T) {
+	r := newRig(t, Options{AllowJoin: anyRoom, AllowOverride: OverrideAlways})
+	watcher := r.connect("watcher")
+	watcher.join("x")
+	watcher.wantMembers("x", "watcher")
+	parallel(6, func(i int) {
+		for n := range 30 {
+			p := r.dial(fmt.Sprint("id", i%3), fmt.Sprint("token", n%2))
+			for _, room := range []string{"x", "y"} { // who is overtaken by the next finds its socket closed
+				p.ws.Write(t.Context(), websocket.MessageText, []byte(`{"type":"ROOM-JOIN","payload":{"room":"`+room+`"}}`))
+			}
+			if n%5 == 0 {
+				r.srv.Realm().RemoveClient(p.id)
+			}
+		}
+	})
+	for i := range 3 {
+		p := r.dial(fmt.Sprint("id", i), "last")
+		p.wantOpen()
+		r.srv.Realm().RemoveClient(p.id)
+	}
+	here := map[string]bool{}
+	left := 0
+	r.srv.Realm().Broadcast("x", Message{Type: "END"})
+	for f := watcher.next(); f != `{"type":"END"}`; f = watcher.next() {
+		_, rest, _ := strings.Cut(f, `"id":"`)
+		id, _, _ := strings.Cut(rest, `"`)
+		switch {
+		case strings.Contains(f, "ROOM-JOINED"):
+			require.False(t, here[id], "joined twice: %s", f)
+			here[id] = true
+		case strings.Contains(f, "ROOM-LEFT"):
+			require.True(t, here[id], "left without being there: %s", f)
+			here[id] = false
+			left++
+		}
+	}
+	require.NotZero(t, left)
+}
+
+func TestARoomEndsWithItsMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{AllowJoin: anyRoom})
+		a := r.connect("a")
+		a.join("x")
+		a.wantMembers("x", "a")
+		a.drop()
+		synctest.Wait()
+		require.Empty(t, r.srv.Realm().Rooms())
+		require.Empty(t, r.srv.realm.rooms.of)
+	})
+}
