@@ -9,9 +9,6 @@ import (
 
 // Errors that callers can test with [errors.Is].
 var (
-	// ErrServerClosed is returned by sends after Shutdown or Close.
-	ErrServerClosed = errors.New("peer: server closed")
-
 	// ErrNotConnected is returned by sends to an id or connection that is gone.
 	ErrNotConnected = errors.New("peer: not connected")
 
@@ -151,8 +148,8 @@ func (s *Server) OnMessage(f func(c *Client, m Message)) { s.events.message.add(
 
 // OnError registers a function that is called for what went wrong without being
 // anybody else's to handle: a frame that is not a message ([ErrBadMessage]), an
-// error of Authenticate, Authorize or GenerateClientID, a panic of the host
-// ([ErrPanic]). c is nil if no client is connected yet. See
+// error of Authenticate, Authorize or GenerateClientID that is not a [Reject], a
+// panic of the host ([ErrPanic]). c is nil if no client is connected yet. See
 // [Server.OnConnection] for what holds for all events of a client.
 func (s *Server) OnError(f func(c *Client, err error)) { s.events.error.add(f) }
 

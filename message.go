@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 )
 
 // A MessageType is the "type" of a message on the signalling socket.
@@ -67,7 +68,7 @@ func (m Message) encode() ([]byte, error) {
 	}
 	if m.Payload != nil {
 		s := scanner{data: m.Payload}
-		if s.space(); !s.value() || !s.end() {
+		if s.space(); !utf8.Valid(m.Payload) || !s.value() || !s.end() {
 			return nil, fmt.Errorf("%w: payload is not JSON", ErrBadMessage)
 		}
 		b = append(append(b, `,"payload":`...), m.Payload...)
@@ -272,14 +273,11 @@ func (s *scanner) value() bool {
 	depth := 0
 	for {
 		s.space()
-		opened, ok := s.begin()
+		opened, ok := s.begin(depth)
 		if !ok {
 			return false
 		}
 		if opened != 0 {
-			if depth == maxDepth {
-				return false
-			}
 			bit := uint64(1) << (depth % 64)
 			isObject[depth/64] &^= bit
 			if opened == '{' {
@@ -313,12 +311,15 @@ func (s *scanner) value() bool {
 
 // begin scans a whole scalar or empty container, or just the opening of one that
 // is not empty, which it returns.
-func (s *scanner) begin() (opened byte, ok bool) {
+func (s *scanner) begin(depth int) (opened byte, ok bool) {
 	if s.i == len(s.data) {
 		return 0, false
 	}
 	switch c := s.data[s.i]; c {
 	case '{', '[':
+		if depth == maxDepth {
+			return 0, false
+		}
 		s.i++
 		s.space()
 		if s.eat(c + 2) { // '}' and ']' follow their openings at this distance

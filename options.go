@@ -11,7 +11,8 @@ import (
 	"unicode/utf8"
 )
 
-// The defaults of [Options]. Those that PeerServer has too have its values.
+// The defaults of [Options]. Those that PeerServer has too have the values of its
+// command.
 const (
 	DefaultKey              = "peerjs"
 	DefaultExpireTimeout    = 5 * time.Second
@@ -39,7 +40,8 @@ const (
 //
 // A field that is a function decides something. It may be called by many
 // connections at once, never runs under a lock, and may be slow: it delays only
-// the connection that it decides about. If it panics, that counts as a refusal.
+// the connection that it decides about. If it panics, that counts as a refusal,
+// and ends the connection if there is one.
 type Options struct {
 	// Path is a prefix of the server's addresses below the place where it is
 	// mounted, as in PeerServer ("path"). Mounted at "/peerjs/" with Path
@@ -64,11 +66,14 @@ type Options struct {
 	AliveTimeout time.Duration
 
 	// HandshakeTimeout bounds Authenticate and everything else between the
-	// upgrade and OPEN. Default [DefaultHandshakeTimeout]; negative means none.
+	// upgrade and OPEN. It works through the context of the request: a function
+	// that does not look at that is waited for. Default
+	// [DefaultHandshakeTimeout]; negative means none.
 	HandshakeTimeout time.Duration
 
 	// WriteTimeout is how long a client may take no byte of what is sent to it
-	// before it is closed as a [ReasonSlowConsumer]. Default
+	// before it is closed as a [ReasonSlowConsumer]. Over TLS it has to take a
+	// whole message in that time. Default
 	// [DefaultWriteTimeout]; negative waits for ever.
 	WriteTimeout time.Duration
 
@@ -83,8 +88,10 @@ type Options struct {
 
 	// TrustedProxies are the networks of the reverse proxies in front of the
 	// server. For connections from there, and only for these, the address of
-	// the client is read from Forwarded or X-Forwarded-For, from right to left
-	// up to the first address that is not itself a trusted proxy. Default none.
+	// the client is read from X-Forwarded-For, or from Forwarded (RFC 7239) if
+	// there is none, from right to left up to the first address that is not
+	// itself a trusted proxy. A proxy that writes only Forwarded must remove
+	// X-Forwarded-For. Default none.
 	TrustedProxies []netip.Prefix
 
 	// AllowDiscovery lets anybody with the key list the connected ids
@@ -108,16 +115,18 @@ type Options struct {
 
 	// ValidID reports whether a client may ask for this id at all. Default:
 	// not empty, at most 1,024 bytes of valid UTF-8, no control characters.
-	// [StrictID] is the stricter rule of the PeerJS client.
+	// [StrictID] is the stricter rule of the PeerJS client. A rule of your own
+	// should bound the length.
 	ValidID func(id string) bool
 
 	// Authenticate decides whether the client of request r may connect as id.
 	// It runs after the upgrade, so that a browser can read the answer, and
-	// before the id is touched. The context of r ends when the client goes,
-	// when HandshakeTimeout is over, or when the server shuts down. The user it
-	// returns is [Client.User] for the life of the connection. A [Reject] is
-	// what the client reads; any other error is logged, and the client reads
-	// "Authentication failed". Compare secrets in constant time
+	// before the id is touched. The context of r ends when the client goes
+	// (while it has sent nothing yet), when HandshakeTimeout is over, when the
+	// server shuts down, and with the handshake. The user it returns is
+	// [Client.User] for the life of the connection. A [Reject] is what the
+	// client reads; any other error is reported to OnError, and the client
+	// reads "Authentication failed". Compare secrets in constant time
 	// (crypto/subtle). Default: everybody may connect.
 	Authenticate func(r *http.Request, id, token string) (user any, err error)
 
@@ -128,8 +137,7 @@ type Options struct {
 	RejectBeforeUpgrade bool
 
 	// AllowOverride decides whether a new connection with another token may
-	// take the id of an old one over (PeerServer "allow_override_connect"). It
-	// can compare [Client.User] of both; the new one is not connected yet.
+	// take the id of an old one over ("allow_override_connect"). It can compare [Client.User] of both; the new one is not connected yet.
 	// Default (nil): never. [OverrideAlways] is the plain switch.
 	AllowOverride func(old, new *Client) bool
 
@@ -198,8 +206,9 @@ type Options struct {
 	// bound.
 	MaxOutboxMessages int
 
-	// MaxOutboxBytes is the same in bytes. Default [DefaultMaxOutboxBytes];
-	// negative means no bound.
+	// MaxOutboxBytes is the same in bytes, and bounds what waits for one absent
+	// destination too. One message may always wait, however large. Default
+	// [DefaultMaxOutboxBytes]; negative means no bound.
 	MaxOutboxBytes int
 
 	// MaxHeldPerPair bounds the messages that one sender may have waiting for

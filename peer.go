@@ -44,14 +44,15 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"runtime"
 	"slices"
 	"strconv"
@@ -96,7 +97,7 @@ func NewServer(opts Options) *Server {
 		s.fates[MessageType(t)] = fateHold
 	}
 	for _, t := range []MessageType{
-		TypeOpen, TypeError, TypeIDTaken, TypeInvalidKey, TypeOverride, TypeHeartbeat,
+		"", TypeOpen, TypeError, TypeIDTaken, TypeInvalidKey, TypeOverride, TypeHeartbeat,
 		TypeRoomMembers, TypeRoomRefused, TypeRoomJoined, TypeRoomLeft,
 	} {
 		delete(s.fates, t) // the server's own words cannot be forged
@@ -143,19 +144,23 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 // Close is Shutdown without a limit but the server's own: a client that does not
-// answer delays it by little more than a second. Only events that do not return
-// can hold it up.
+// answer delays it by little more than a second. Only functions of the host that do
+// not return can hold it up.
 func (s *Server) Close() error { return s.Shutdown(context.Background()) }
 
 // inEvent reports whether a function of the host, called by this package, has
 // called back. The stack is the one thing that tells, and cheap enough for a
 // call that ends a server.
 func inEvent() bool {
-	pcs := make([]uintptr, 256)
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
+	pcs := make([]uintptr, 64)
+	n := runtime.Callers(2, pcs)
+	for ; n == len(pcs); n = runtime.Callers(2, pcs) {
+		pcs = make([]uintptr, 2*len(pcs))
+	}
+	frames := runtime.CallersFrames(pcs[:n])
 	for {
 		f, more := frames.Next()
-		if strings.HasSuffix(f.Function, "/peer.guard") {
+		if f.Function == guardName {
 			return true
 		}
 		if !more {
@@ -163,6 +168,9 @@ func inEvent() bool {
 		}
 	}
 }
+
+// guardName is how the stack calls [guard].
+var guardName = runtime.FuncForPC(reflect.ValueOf(guard).Pointer()).Name()
 
 // work counts the goroutines that a server has to wait for.
 type work struct {
@@ -326,9 +334,6 @@ func (s *Server) withKey(key string, serve http.HandlerFunc) serveFunc {
 	}
 }
 
-// equal compares secrets in constant time.
-func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
-
 func (s *Server) serveInfo(w http.ResponseWriter, _ *http.Request, _ bool) {
 	writeJSON(w, map[string]string{
 		"name":        "PeerJS Server",
@@ -398,7 +403,7 @@ type Reject struct {
 	Message string
 }
 
-// Error returns the text.
+// Error returns the text as that of an error of this package.
 func (r *Reject) Error() string { return "peer: rejected: " + r.Message }
 
 // A refusal is why a handshake came to nothing: for the counters, for the client
@@ -458,53 +463,73 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, originAllow
 		defer cancel()
 	}
 	r = r.WithContext(ctx)
-	if no := s.shake(w, r, cancel); no != nil {
-		s.refusals[no.cause].Add(1)
-		s.opts.Logger.Info("peer: connection refused", "id", loggable(r.URL.Query().Get("id")), "why", no.reject.Message)
-	}
+	s.shake(w, r, cancel)
 }
 
-// shake makes a connection of a request, or answers it and returns why not.
-func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) *refusal {
+// count notes a refusal, before the client can know of it.
+func (s *Server) count(r *http.Request, no *refusal) {
+	s.refusals[no.cause].Add(1)
+	s.log(slog.LevelInfo, "peer: connection refused", "id", loggable(r.URL.Query().Get("id")), "why", no.reject.Message)
+}
+
+// log keeps a handler that panics from ending the process.
+func (s *Server) log(level slog.Level, msg string, attrs ...any) {
+	guard(func() { s.opts.Logger.Log(context.Background(), level, msg, attrs...) })
+}
+
+// shake makes a connection of a request, or answers why not.
+func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) {
 	var user any
 	var no *refusal
 	if s.opts.RejectBeforeUpgrade {
 		if user, no = s.check(r); no != nil {
+			s.count(r, no)
 			http.Error(w, no.reject.Message, no.status)
-			return no
+			return
 		}
 	}
 	ws, wire, err := upgrade(w, r)
 	if err != nil {
-		return refuse(refusedUpgrade, 0, "", err.Error())
+		s.count(r, refuse(refusedUpgrade, 0, "", err.Error()))
+		return
 	}
 	q := r.URL.Query()
 	c := newClient(ws, wire, q.Get("id"), q.Get("token"), &s.opts)
 	c.traffic = s.realm.traffic(c.id)
+	c.ended = func() { s.realm.remove(c) }
 	c.addr, c.remote = s.remoteAddr(r)
-	if !s.opts.RejectBeforeUpgrade {
-		stop := func() {}
-		if s.opts.Authenticate != nil {
-			stop = wire.watch(cancel)
-		}
-		user, no = s.check(r)
-		stop()
-	}
 	c.user = user
+	no = refuse(refusedAuth, 0, TypeError, "Internal error") // if a function of the host ends this goroutine
+	defer func() {
+		if no != nil {
+			s.count(r, no)
+			s.turnAway(c, no)
+		}
+	}()
+	if no = s.decide(r, cancel, c); no == nil {
+		s.accepted.Add(1)
+		s.work.fork()
+		go s.serve(c) // on a small stack; the one of net/http has grown
+	}
+}
+
+// decide checks the client and gets it its id.
+func (s *Server) decide(r *http.Request, cancel func(), c *Client) (no *refusal) {
+	if !s.opts.RejectBeforeUpgrade {
+		c.user, no = s.checkWatched(r, cancel, c)
+	}
 	if no == nil {
 		no = s.claim(r.Context(), cancel, c)
 	}
-	if no != nil {
-		for _, old := range c.inherits { // they ended for nothing
-			s.realm.leaveRooms(old, ReasonReplaced)
-		}
-		s.turnAway(c, no)
-		return no
+	return no
+}
+
+// checkWatched is check, which is cancelled if the client goes.
+func (s *Server) checkWatched(r *http.Request, cancel func(), c *Client) (any, *refusal) {
+	if s.opts.Authenticate != nil {
+		defer c.wire.watch(cancel)()
 	}
-	s.accepted.Add(1)
-	s.work.fork()
-	go s.serve(c) // on a small stack; the one of net/http has grown
-	return nil
+	return s.check(r)
 }
 
 func isUpgrade(r *http.Request) bool {
@@ -566,13 +591,21 @@ func (s *Server) claim(ctx context.Context, cancel func(), c *Client) *refusal {
 	var replace *Client
 	for {
 		holder, err := s.realm.admit(c, replace)
+		if err != nil && replace != nil {
+			s.realm.remove(replace) // evicted for nothing
+		}
 		switch {
-		case errors.Is(err, ErrServerClosed):
+		case errors.Is(err, errClosed):
 			return refuse(refusedClosed, http.StatusServiceUnavailable, "", "Server is shutting down")
 		case err != nil:
 			return refuse(refusedLimit, http.StatusServiceUnavailable, TypeError, "Server has reached its concurrent user limit")
 		case holder == nil:
 			return nil
+		case c.Reason() != 0:
+			return refuse(refusedGone, 0, TypeError, "Closed by the application")
+		}
+		if holder.Reason() == 0 && !s.realm.mayReplace(holder, c) {
+			return refuse(refusedLimit, http.StatusServiceUnavailable, TypeError, "Server has reached its concurrent user limit")
 		}
 		if holder.Reason() == 0 && !s.evict(ctx, cancel, holder, c) {
 			if ctx.Err() != nil {
@@ -585,36 +618,35 @@ func (s *Server) claim(ctx context.Context, cancel func(), c *Client) *refusal {
 	}
 }
 
-// maxBarred bounds how many tokens a connection remembers to keep out.
-const maxBarred = 32
-
 // evict decides whether c may have the id that holder has, and if so ends holder.
 func (s *Server) evict(ctx context.Context, cancel func(), holder, c *Client) bool {
 	switch {
 	case equal(holder.token, c.token):
-		c.barred = holder.barred
-		if holder.end(ReasonReplaced, nil, nil) {
+		c.bar(holder.barred...)
+		if holder.evict(ReasonReplaced, nil) {
 			c.inherits = append(c.inherits, holder)
 		}
 		return true
 	case s.mayOverride(holder, c):
-		// Two devices that both reconnect by themselves must not take turns.
-		barred := slices.DeleteFunc(slices.Clone(holder.barred), func(t string) bool { return equal(t, c.token) })
-		barred = append(barred, holder.token)
-		c.barred = barred[max(0, len(barred)-maxBarred):]
+		c.bar(holder.barred...)
+		c.bar(holder.token) // two devices that both reconnect by themselves must not take turns
 		last := notice(TypeOverride, "Your id was taken over by another connection")
-		holder.end(ReasonOverridden, nil, &last)
+		holder.evict(ReasonOverridden, &last)
 		return true
 	case s.opts.ProbeAfter < 0 || s.opts.ProbeTimeout < 0 || holder.silence() <= s.opts.ProbeAfter:
 		return false
 	}
 	stop := c.wire.watch(cancel)
 	defer stop()
-	return s.probe(ctx, holder)
+	if s.answers(ctx, holder) {
+		return false
+	}
+	holder.evict(ReasonUnresponsive, nil)
+	return true
 }
 
 func (s *Server) mayOverride(holder, c *Client) (ok bool) {
-	if s.opts.AllowOverride == nil || slices.ContainsFunc(holder.barred, func(t string) bool { return equal(t, c.token) }) {
+	if s.opts.AllowOverride == nil || holder.bars(c.token) {
 		return false
 	}
 	if err := guard(func() { ok = s.opts.AllowOverride(holder, c) }); err != nil {
@@ -624,11 +656,11 @@ func (s *Server) mayOverride(holder, c *Client) (ok bool) {
 	return ok
 }
 
-// probe pings a silent holder and reports whether it is gone, which it then has
-// been ended for. Newcomers who come meanwhile share the result; who gives up
-// leaves the others to it.
-func (s *Server) probe(ctx context.Context, holder *Client) bool {
-	gone := make(chan bool, 1)
+// answers pings a silent holder and reports whether it answers, or ctx ends.
+// Newcomers who come meanwhile share the result; who gives up leaves the others
+// to it.
+func (s *Server) answers(ctx context.Context, holder *Client) bool {
+	answered := make(chan bool, 1)
 	s.work.fork()
 	go func() {
 		defer s.work.done()
@@ -636,22 +668,24 @@ func (s *Server) probe(ctx context.Context, holder *Client) bool {
 			if holder.probe(s.opts.ProbeTimeout) {
 				return (*Client)(nil), nil
 			}
-			holder.end(ReasonUnresponsive, nil, nil)
 			return holder, nil
 		})
-		gone <- dead == holder || holder.Reason() != 0
+		answered <- dead != holder && holder.Reason() == 0
 	}()
 	select {
-	case ended := <-gone:
-		return ended
+	case yes := <-answered:
+		return yes
 	case <-ctx.Done():
-		return false
+		return true
 	}
 }
 
 // turnAway tells a client that is connected to the socket but to nothing else
 // why it cannot stay.
 func (s *Server) turnAway(c *Client, no *refusal) {
+	for _, old := range c.inherits { // they ended for nothing
+		s.realm.leaveRooms(old, ReasonReplaced)
+	}
 	why, last := reasonRefused, &Message{}
 	if *last = notice(no.reject.Type, no.reject.Message); no.cause == refusedClosed || s.ctx.Err() != nil {
 		why, last = ReasonShutdown, nil
@@ -781,13 +815,13 @@ func (s *Server) serve(c *Client) {
 		c.holdUp(c.previous.awaitFinish)
 		c.previous = nil
 	}
-	s.opts.Logger.Info("peer: connected", "id", loggable(c.id), "addr", c.remote)
+	s.log(slog.LevelInfo, "peer: connected", "id", loggable(c.id), "addr", c.remote)
 	for _, f := range s.events.connection.get() {
 		s.call(c, func() { f(c) })
 	}
 	bucket := newBucket(s.opts.MessageRate)
 	for c.Reason() == 0 {
-		buf, err := c.read()
+		data, err := c.read()
 		switch {
 		case errors.Is(err, ErrBadMessage):
 			c.traffic.dropped[dropBadMessage].Add(1)
@@ -795,8 +829,7 @@ func (s *Server) serve(c *Client) {
 		case err != nil:
 			c.end(c.reasonOf(err), err, nil)
 		default:
-			s.handle(c, *buf)
-			release(buf)
+			s.handle(c, data)
 		}
 		if wait := bucket.take(time.Now()); wait > 0 {
 			c.holdUp(func() { sleep(c.Context(), wait) })
@@ -807,7 +840,9 @@ func (s *Server) serve(c *Client) {
 // leave takes a client that has ended out of everything, and tells the host.
 func (s *Server) leave(c *Client) {
 	c.end(ReasonPanic, nil, nil) // unless it has ended already, an event has ended this goroutine
-	s.realm.remove(c)
+	if !c.awaitHeir() {
+		s.realm.remove(c)
+	}
 	defer s.realm.finish(c)
 	why := c.Reason()
 	if why != ReasonReplaced { // then the next connection is in the rooms now
@@ -818,7 +853,7 @@ func (s *Server) leave(c *Client) {
 	if c.cause != nil && why != ReasonClientClosed {
 		attrs = append(attrs, "err", c.cause)
 	}
-	s.opts.Logger.Info("peer: disconnected", attrs...)
+	s.log(slog.LevelInfo, "peer: disconnected", attrs...)
 	for _, f := range s.events.disconnect.get() {
 		s.call(c, func() { f(c, why) })
 	}
@@ -833,7 +868,9 @@ func (s *Server) handle(c *Client, data []byte) {
 		return
 	}
 	for _, f := range s.events.message.get() {
-		s.call(c, func() { f(c, e.message(c.id)) })
+		if !s.call(c, func() { f(c, e.message(c.id)) }) {
+			return
+		}
 	}
 	fate, relayed := s.fates[e.typ]
 	switch {
@@ -847,7 +884,8 @@ func (s *Server) handle(c *Client, data []byte) {
 	case s.authorized(c, &e):
 		frame := e.append(newFrame(e.size(c.quoted)), c.quoted)
 		deadline := time.Now().Add(s.opts.ExpireTimeout)
-		s.realm.route(string(e.dst), parcel{frame: frame, src: c.id, deadline: deadline, fate: fate})
+		follows := e.typ == TypeAnswer || e.typ == TypeCandidate
+		s.realm.route(string(e.dst), parcel{frame: frame, src: c.id, deadline: deadline, fate: fate, follows: follows})
 	}
 }
 
@@ -887,18 +925,39 @@ func (s *Server) fail(c *Client, err error) {
 	if c != nil {
 		id = loggable(c.id)
 	}
-	s.opts.Logger.Warn("peer: error", "id", id, "err", err)
-	for _, f := range s.events.error.get() {
-		if panicked := guard(func() { f(c, err) }); panicked != nil {
-			s.opts.Logger.Error("peer: error", "id", id, "err", panicked)
+	s.log(slog.LevelWarn, "peer: error", "id", id, "err", err)
+	listeners := s.events.error.get()
+	for i, f := range listeners {
+		panicked := s.tell(c, f, err)
+		if panicked == nil {
+			continue
+		}
+		s.log(slog.LevelError, "peer: error in OnError", "id", id, "err", panicked)
+		if c != nil {
+			c.end(ReasonPanic, panicked, nil)
+		}
+		for j, f := range listeners {
+			if j != i { // and if it panics too, nobody is left to be told
+				s.tell(c, f, panicked)
+			}
 		}
 	}
+}
+
+// tell calls one listener of OnError and returns its panic.
+func (s *Server) tell(c *Client, f func(*Client, error), err error) (panicked error) {
+	if c == nil {
+		return guard(func() { f(nil, err) })
+	}
+	c.holdUp(func() { panicked = guard(func() { f(c, err) }) })
+	return panicked
 }
 
 // loggable returns an id as it can be shown to a terminal: what is not printable,
 // bidirectional marks included, is escaped, as not every [slog.Handler] does.
 func loggable(id string) string {
-	id = id[:min(len(id), maxIDBytes)]
+	const enough = 128 // bytes
+	id = id[:min(len(id), enough)]
 	if q := strconv.Quote(id); q[1:len(q)-1] != id {
 		return q
 	}
@@ -938,20 +997,29 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// Stats is a snapshot of a server's counters. All but the first three only grow.
+// Stats is a snapshot of a server's counters. All but Clients and HeldBytes only
+// grow.
 type Stats struct {
 	Clients     int // connected now
 	PeakClients int // the most that were connected at once
 	HeldBytes   int // waiting for absent clients now
 
-	Accepted uint64            // connections that got OPEN
-	Refused  map[string]uint64 // handshakes that did not, by cause
+	Accepted uint64 // connections that got OPEN
 
-	Relayed  uint64            // messages that reached the outbox of their destination
-	Held     uint64            // messages that waited for an absent one
-	Returned uint64            // messages that were saved from a connection that ended
-	Expires  uint64            // EXPIRE messages made
-	Dropped  map[string]uint64 // messages that came to nothing, by cause
+	// Refused are the handshakes that did not, by cause: "missing parameters",
+	// "invalid key", "invalid id", "authentication", "id taken", "limit",
+	// "origin", "shutdown", "gave up", "bad upgrade".
+	Refused map[string]uint64
+
+	Relayed  uint64 // messages put into the outbox of their destination, EXPIRE included
+	Held     uint64 // messages that waited for an absent destination
+	Returned uint64 // messages that were saved from a connection that ended
+	Expires  uint64 // EXPIRE messages made
+
+	// Dropped are the messages that came to nothing, by cause: "absent",
+	// "expired", "over a bound", "cleared", "unknown type", "bad message",
+	// "unauthorized", "shutdown".
+	Dropped map[string]uint64
 
 	BytesIn  uint64 // payload bytes of the frames received
 	BytesOut uint64 // bytes written

@@ -10,7 +10,8 @@ type fate uint8
 
 const (
 	fateDrop fate = iota // concerns that one connection: OPEN, pings
-	fatePass             // goes to a connection that takes the id over directly, else is dropped
+	fateOwn              // goes to the next connection of the same peer, if that takes over directly
+	fatePass             // goes to whoever takes the id over directly
 	fateHold             // the same, but waits for the id if nobody has it
 )
 
@@ -20,6 +21,7 @@ type parcel struct {
 	src      string // id of the sender; "" for the server itself
 	deadline time.Time
 	fate     fate
+	follows  bool // belongs to an offer, like an answer or a candidate
 }
 
 // A pair is all that one sender has waiting for one destination. It expires as
@@ -28,6 +30,7 @@ type pair struct {
 	src      string
 	deadline time.Time // of its oldest parcel
 	parcels  int
+	refused  bool // its sender has been told; it has no parcels, and what follows the last offer is not wanted
 }
 
 // A queue holds the parcels for one absent destination in the order of their
@@ -35,46 +38,73 @@ type pair struct {
 type queue struct {
 	parcels []parcel
 	pairs   []pair // by deadline
-	bytes   int
+	bytes   int    // of the parcels
+	told    int    // how many of the pairs are refused
 }
 
 // push appends p unless its pair or the queue holds as many parcels as it may; a
 // negative bound means none.
 func (q *queue) push(p parcel, maxPair, maxAll int) bool {
-	i := q.pair(p.src)
-	if maxAll >= 0 && len(q.parcels) >= maxAll {
+	if maxAll >= 0 && len(q.parcels) >= maxAll || maxPair >= 0 && q.count(p.src) >= maxPair {
 		return false
 	}
-	if i < 0 {
-		if maxPair == 0 {
-			return false
-		}
-		q.pairs = append(q.pairs, pair{src: p.src, deadline: p.deadline, parcels: 1})
-		q.sort()
-	} else {
-		if maxPair >= 0 && q.pairs[i].parcels >= maxPair {
-			return false
-		}
-		q.pairs[i].parcels++
-	}
+	q.add(p)
 	q.parcels = append(q.parcels, p)
-	q.bytes += len(p.frame)
+	q.sort()
 	return true
+}
+
+// count returns how many parcels src has waiting.
+func (q *queue) count(src string) int {
+	if i := q.pair(src); i >= 0 {
+		return q.pairs[i].parcels
+	}
+	return 0
+}
+
+// add notes p in the pair that it belongs to.
+func (q *queue) add(p parcel) {
+	q.bytes += len(p.frame)
+	i := q.pair(p.src)
+	if i < 0 {
+		q.pairs = append(q.pairs, pair{src: p.src, deadline: p.deadline, parcels: 1})
+		return
+	}
+	at := &q.pairs[i]
+	if at.refused {
+		at.refused = false
+		q.told--
+	}
+	at.parcels++
+	if p.deadline.Before(at.deadline) {
+		at.deadline = p.deadline
+	}
+}
+
+// refused reports whether src has been told already that nothing of it waits.
+func (q *queue) refused(src string) bool {
+	i := q.pair(src)
+	return i >= 0 && q.pairs[i].refused
+}
+
+// refuse drops everything that src has waiting, returns how many parcels that
+// was, and remembers until the deadline of the first of them that src was told.
+func (q *queue) refuse(src string, deadline time.Time) int {
+	if i := q.pair(src); i >= 0 {
+		deadline = q.pairs[i].deadline
+	}
+	n := q.drop(src)
+	q.pairs = append(q.pairs, pair{src: src, deadline: deadline, refused: true})
+	q.told++
+	q.sort()
+	return n
 }
 
 // unshift puts parcels that were on their way before everything that waits. They
 // were accepted once, so no bound turns them away, and their deadline stays.
 func (q *queue) unshift(ps []parcel) {
 	for _, p := range ps {
-		q.bytes += len(p.frame)
-		if i := q.pair(p.src); i < 0 {
-			q.pairs = append(q.pairs, pair{src: p.src, deadline: p.deadline, parcels: 1})
-		} else {
-			q.pairs[i].parcels++
-			if p.deadline.Before(q.pairs[i].deadline) {
-				q.pairs[i].deadline = p.deadline
-			}
-		}
+		q.add(p)
 	}
 	q.parcels = append(slices.Clip(ps), q.parcels...)
 	q.sort()
@@ -94,25 +124,32 @@ func (q *queue) drop(src string) int {
 		return 0
 	}
 	n := q.pairs[i].parcels
+	if q.pairs[i].refused {
+		q.told--
+	}
 	q.pairs = slices.Delete(q.pairs, i, i+1)
 	q.remove(func(p parcel) bool { return p.src == src })
 	return n
 }
 
-// expire drops the pairs whose deadline is not after now, and returns their
-// senders and how many parcels they had.
+// expire drops the pairs whose deadline is not after now, and returns the senders
+// who have to be told and how many parcels they had.
 func (q *queue) expire(now time.Time) (srcs []string, n int) {
 	gone := make(map[string]bool)
 	for _, p := range q.pairs {
 		if p.deadline.After(now) {
 			break
 		}
-		srcs = append(srcs, p.src)
 		gone[p.src] = true
 		n += p.parcels
+		if p.refused {
+			q.told--
+		} else {
+			srcs = append(srcs, p.src)
+		}
 	}
-	if n > 0 {
-		q.pairs = slices.Delete(q.pairs, 0, len(srcs))
+	if len(gone) > 0 {
+		q.pairs = slices.Delete(q.pairs, 0, len(gone))
 		q.remove(func(p parcel) bool { return gone[p.src] })
 	}
 	return srcs, n

@@ -22,6 +22,9 @@ type Realm struct {
 	live      atomic.Int64 // clients, those that are being admitted included
 	peak      atomic.Int64
 	heldBytes atomic.Int64
+	told      atomic.Int64 // refused pairs
+
+	heldParcels atomic.Int64
 
 	timers sync.WaitGroup // expiry timers that are set or at work
 
@@ -76,7 +79,11 @@ const (
 	numDropReasons   = iota
 )
 
-var errLimit = errors.New("peer: concurrent limit reached")
+// Errors of admit.
+var (
+	errLimit  = errors.New("peer: concurrent limit reached")
+	errClosed = errors.New("peer: server closed")
+)
 
 func newRealm(limits *Options) *Realm {
 	r := &Realm{limits: limits, seed: maphash.MakeSeed(), addrs: make(map[netip.Addr]int)}
@@ -172,16 +179,25 @@ func (r *Realm) ClearMessageQueue(id string) int {
 	return len(ps)
 }
 
-// Send sends a message of the application's own to an id, or returns
-// [ErrNotConnected] if it is not connected. It does not wait for absent ids.
-// Otherwise it is as [Client.Send], with one difference: if the connection is
-// taken over before the message is written, the next one gets it.
+// Send sends a message of the application's own to an id, with the errors of
+// [Client.Send]. Whoever takes the id over before the message is written gets it;
+// it does not wait for an id that is not connected.
 func (r *Realm) Send(id string, m Message) error {
-	c := r.Client(id)
-	if c == nil {
-		return ErrNotConnected
+	b, err := m.encode()
+	if err != nil {
+		return err
 	}
-	return c.Send(m)
+	sh := r.shard(id)
+	sh.mu.Lock()
+	c, start := sh.clients[id], false
+	if err = ErrNotConnected; c != nil {
+		start, err = c.enqueue(parcel{frame: textFrame(b), fate: fatePass})
+	}
+	sh.mu.Unlock()
+	if start {
+		c.flush()
+	}
+	return err
 }
 
 // An outcome is what became of a message.
@@ -191,6 +207,7 @@ const (
 	delivered outcome = iota // in the outbox of its destination
 	held                     // waits for it
 	refused                  // neither: its sender gets EXPIRE, if it is a type that waits
+	ignored                  // the same, but the sender has had that EXPIRE
 )
 
 // route hands a parcel to the client at id, or else holds it, in one step.
@@ -228,29 +245,69 @@ func (sh *shard) routeLocked(r *Realm, id string, p parcel) (out outcome, start 
 	return sh.holdLocked(r, id, p), start, c
 }
 
+// holdLocked holds p, or refuses it. Of a pair that is over a bound nothing is
+// kept: what is left of a negotiation is of no use, and one EXPIRE is for all.
 func (sh *shard) holdLocked(r *Realm, id string, p parcel) outcome {
 	w := sh.waiting[id]
 	if w == nil {
 		w = new(waiting)
 		sh.waiting[id] = w
 	}
-	fits := r.limits.MaxHeldBytes < 0 || r.heldBytes.Load()+int64(len(p.frame)) <= int64(r.limits.MaxHeldBytes)
-	fits = fits && (r.limits.MaxOutboxBytes < 0 || w.bytes+len(p.frame) <= r.limits.MaxOutboxBytes || w.bytes == 0)
-	before := w.bytes
+	before := w.queue
+	defer func() { sh.settleLocked(r, id, w, before) }()
+	if w.refused(p.src) {
+		if p.follows {
+			sh.traffic.dropped[dropFull].Add(1)
+			return ignored
+		}
+		w.drop(p.src) // a new offer is a new question
+	}
+	fits := r.limits.MaxOutboxBytes < 0 || w.bytes+len(p.frame) <= r.limits.MaxOutboxBytes || w.bytes == 0
+	if fits = fits && r.reserve(len(p.frame)); fits {
+		before.bytes += len(p.frame)
+	}
 	if fits && w.push(p, r.limits.MaxHeldPerPair, r.limits.MaxHeldPerDestination) {
 		sh.traffic.held.Add(1)
-		sh.settleLocked(r, id, w, before)
 		return held
 	}
-	n := w.drop(p.src) // with its other messages gone, one EXPIRE is for all
+	n := 0
+	if r.told.Load() < maxTold {
+		n = w.refuse(p.src, p.deadline)
+	} else {
+		n = w.drop(p.src) // not even to remember it is there room: the next one is answered again
+	}
 	sh.traffic.dropped[dropFull].Add(uint64(n) + 1)
-	sh.settleLocked(r, id, w, before)
 	return refused
 }
 
+// reserve makes room for n bytes that are to wait, or reports that there is none.
+func (r *Realm) reserve(n int) bool {
+	if r.heldParcels.Load() >= maxHeldParcels {
+		return false
+	}
+	for {
+		now := r.heldBytes.Load()
+		if r.limits.MaxHeldBytes >= 0 && now+int64(n) > int64(r.limits.MaxHeldBytes) {
+			return false
+		}
+		if r.heldBytes.CompareAndSwap(now, now+int64(n)) {
+			return true
+		}
+	}
+}
+
+// maxHeldParcels bounds what waits in all in messages: a short one takes several
+// times as much memory as MaxHeldBytes counts.
+const maxHeldParcels = 100_000
+
+// maxTold bounds how many refused pairs are remembered.
+const maxTold = 10000
+
 // settleLocked sets the books and the timer of a queue right after a change.
-func (sh *shard) settleLocked(r *Realm, id string, w *waiting, bytesBefore int) {
-	r.heldBytes.Add(int64(w.bytes - bytesBefore))
+func (sh *shard) settleLocked(r *Realm, id string, w *waiting, before queue) {
+	r.heldBytes.Add(int64(w.bytes - before.bytes))
+	r.heldParcels.Add(int64(len(w.parcels) - len(before.parcels)))
+	r.told.Add(int64(w.told - before.told))
 	next, ok := w.next()
 	if ok && next.Equal(w.at) {
 		return
@@ -273,7 +330,7 @@ func (sh *shard) takeLocked(r *Realm, id string) []parcel {
 	if w == nil {
 		return nil
 	}
-	before := w.bytes
+	before := w.queue
 	ps := w.take()
 	sh.settleLocked(r, id, w, before)
 	return ps
@@ -288,7 +345,7 @@ func (r *Realm) expire(id string, w *waiting) {
 		sh.mu.Unlock()
 		return
 	}
-	before := w.bytes
+	before := w.queue
 	w.at = time.Time{}
 	senders, n := w.expire(time.Now())
 	sh.traffic.dropped[dropExpired].Add(uint64(n))
@@ -315,7 +372,7 @@ func (r *Realm) admit(c, replace *Client) (holder *Client, err error) {
 	sh.mu.Lock()
 	if sh.closed {
 		sh.mu.Unlock()
-		return nil, ErrServerClosed
+		return nil, errClosed
 	}
 	holder = sh.clients[c.id]
 	if holder != nil && holder != replace {
@@ -328,8 +385,9 @@ func (r *Realm) admit(c, replace *Client) (holder *Client, err error) {
 	}
 	ps := []parcel{{frame: openFrame}}
 	if holder != nil {
-		for _, p := range holder.takeUnwritten() {
-			if p.fate != fateDrop {
+		same := equal(holder.token, c.token)
+		for _, p := range holder.takeUnwritten(c) {
+			if p.fate > fateOwn || p.fate == fateOwn && same {
 				ps = append(ps, p)
 			}
 		}
@@ -337,16 +395,13 @@ func (r *Realm) admit(c, replace *Client) (holder *Client, err error) {
 		sh.leaving[c.id] = holder
 	}
 	ps = append(ps, sh.takeLocked(r, c.id)...)
+	start := c.admit(sh.leaving[c.id], ps)
+	sh.clients[c.id] = c
 	for _, old := range c.inherits {
 		r.inheritRooms(c, old)
 	}
 	c.inherits = nil
-	start := c.admit(sh.leaving[c.id], ps)
-	sh.clients[c.id] = c
 	sh.mu.Unlock()
-	if holder != nil {
-		holder.succeeded(c)
-	}
 	if start {
 		c.flush()
 	}
@@ -361,35 +416,47 @@ func (r *Realm) remove(c *Client) {
 	c.settle()
 	sh := r.shard(c.id)
 	sh.mu.Lock()
-	defer sh.mu.Unlock()
+	senders := sh.removeLocked(r, c)
+	sh.mu.Unlock()
+	r.sendExpire(c.id, senders...)
+}
+
+// removeLocked returns the senders of what cannot wait for want of room.
+func (sh *shard) removeLocked(r *Realm, c *Client) (senders []string) {
 	if sh.clients[c.id] != c {
-		return
+		return nil
 	}
 	delete(sh.clients, c.id)
 	sh.leaving[c.id] = c
 	r.uncount(c)
-	rest := slices.DeleteFunc(c.takeUnwritten(), func(p parcel) bool {
-		if p.fate == fatePass {
+	rest := slices.DeleteFunc(c.takeUnwritten(nil), func(p parcel) bool {
+		if p.fate == fateOwn || p.fate == fatePass {
 			sh.traffic.dropped[dropAbsent].Add(1)
 		}
 		return p.fate != fateHold
 	})
 	if len(rest) == 0 {
-		return
+		return nil
 	}
 	if sh.closed {
 		sh.traffic.dropped[dropShutdown].Add(uint64(len(rest)))
-		return
+		return nil
 	}
 	w := sh.waiting[c.id]
 	if w == nil {
 		w = new(waiting)
 		sh.waiting[c.id] = w
 	}
-	before := w.bytes
+	before := w.queue
 	w.unshift(rest)
 	sh.traffic.returned.Add(uint64(len(rest)))
+	for r.limits.MaxHeldBytes >= 0 && int(r.heldBytes.Load())+w.bytes-before.bytes > r.limits.MaxHeldBytes && len(w.pairs) > 0 {
+		last := w.pairs[len(w.pairs)-1].src
+		senders = append(senders, last)
+		sh.traffic.dropped[dropFull].Add(uint64(w.drop(last)))
+	}
 	sh.settleLocked(r, c.id, w, before)
+	return senders
 }
 
 // finish notes that the events of c have returned, for the next one of its id.
@@ -401,6 +468,17 @@ func (r *Realm) finish(c *Client) {
 	}
 	sh.mu.Unlock()
 	c.finish()
+}
+
+// mayReplace reports whether there is room for c in the place of old.
+func (r *Realm) mayReplace(old, c *Client) bool {
+	limit := r.limits.ConcurrentLimitPerAddr
+	if limit <= 0 || !c.addr.IsValid() || c.addr == old.addr {
+		return true
+	}
+	r.addrMu.Lock()
+	defer r.addrMu.Unlock()
+	return r.addrs[c.addr] < limit
 }
 
 // count makes room for c in the place of old, which may be nil, or reports that
@@ -478,7 +556,7 @@ func (r *Realm) traffic(id string) *traffic { return &r.shard(id).traffic }
 // not agree. It is for tests, at a moment when nothing is under way.
 func (r *Realm) check() error {
 	var errs []error
-	live, bytes := 0, 0
+	live, bytes, told := 0, 0, 0
 	addrs := make(map[netip.Addr]int)
 	for i := range r.shards {
 		sh := &r.shards[i]
@@ -496,7 +574,12 @@ func (r *Realm) check() error {
 				n += len(p.frame)
 			}
 			bytes += n
-			if n != w.bytes || len(w.parcels) == 0 {
+			for _, p := range w.pairs {
+				if p.refused {
+					told++
+				}
+			}
+			if n != w.bytes || len(w.pairs) == 0 {
 				errs = append(errs, errors.New("a queue is empty or miscounts its bytes: "+id))
 			}
 		}
@@ -511,8 +594,8 @@ func (r *Realm) check() error {
 		}
 	}
 	r.rooms.mu.Unlock()
-	if live != r.Len() || bytes != int(r.heldBytes.Load()) {
-		errs = append(errs, errors.New("clients or held bytes are miscounted"))
+	if live != r.Len() || bytes != int(r.heldBytes.Load()) || told != int(r.told.Load()) {
+		errs = append(errs, errors.New("clients, held bytes or refused pairs are miscounted"))
 	}
 	if r.limits.ConcurrentLimitPerAddr > 0 && len(addrs) != len(r.addrs) {
 		errs = append(errs, errors.New("addresses are miscounted"))

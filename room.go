@@ -85,7 +85,7 @@ func (r *Realm) Join(room string, c *Client) error {
 	defer func() { flushAll(started) }()
 	r.rooms.mu.Lock()
 	defer r.rooms.mu.Unlock()
-	if c.Reason() != 0 {
+	if !c.connected() {
 		return ErrNotConnected
 	}
 	members := r.rooms.members[room]
@@ -97,7 +97,7 @@ func (r *Realm) Join(room string, c *Client) error {
 		r.rooms.addLocked(room, c)
 	}
 	list := roomFrame(TypeRoomMembers, roomPayload{Room: room, Members: r.rooms.idsLocked(room)})
-	if start, _ := c.enqueue(parcel{frame: list, fate: fatePass}); start {
+	if start, _ := c.enqueue(parcel{frame: list, fate: fateOwn}); start {
 		started = append(started, c)
 	}
 	return nil
@@ -210,7 +210,7 @@ func (rs *rooms) removeLocked(room string, c *Client) {
 // that are to be flushed. A member that has ended is about to leave.
 func (rs *rooms) tellLocked(room string, frame []byte) (started []*Client) {
 	for m := range rs.members[room] {
-		if start, _ := m.enqueue(parcel{frame: frame, fate: fatePass}); start {
+		if start, _ := m.enqueue(parcel{frame: frame, fate: fateOwn}); start {
 			started = append(started, m)
 		}
 	}
@@ -243,8 +243,12 @@ func flushAll(cs []*Client) {
 // handleRoom does what a client's message about a room asks for.
 func (s *Server) handleRoom(c *Client, e *envelope) {
 	var p roomPayload
-	if err := json.Unmarshal(e.payload, &p); err != nil || s.opts.AllowJoin == nil {
+	if s.opts.AllowJoin == nil {
 		c.traffic.dropped[dropUnknownType].Add(1)
+		return
+	}
+	if json.Unmarshal(e.payload, &p) != nil {
+		c.traffic.dropped[dropBadMessage].Add(1)
 		return
 	}
 	if e.typ == TypeRoomLeave {
@@ -269,5 +273,5 @@ func (s *Server) handleRoom(c *Client, e *envelope) {
 	} else {
 		s.fail(c, fmt.Errorf("allowing to join: %w", err))
 	}
-	c.post(parcel{frame: roomFrame(TypeRoomRefused, p), fate: fatePass}) // a client that has ended need not know
+	c.post(parcel{frame: roomFrame(TypeRoomRefused, p), fate: fateOwn}) // a client that has ended need not know
 }

@@ -1,0 +1,434 @@
+package peer
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The tests of this file go up to each bound and one step over it.
+
+// offerOfSize returns an OFFER for dst that is n bytes long, and its payload.
+func offerOfSize(dst string, n int) (text, payload string) {
+	head := fmt.Sprintf(`{"type":"OFFER","dst":%q,"payload":`, dst)
+	payload = `"` + strings.Repeat("x", n-len(head)-len(`""}`)) + `"`
+	return head + payload + `}`, payload
+}
+
+func TestAMessageMayBeAsLargeAsTheBound(t *testing.T) {
+	for name, c := range map[string]struct{ option, bound int }{
+		"small":                           {100, 100},
+		"a buffer of the server":          {4096, 4096},
+		"above the library's own default": {32769, 32769},
+		"default":                         {0, DefaultMaxMessageSize},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, rec, by, p := victims(t, Options{MaxMessageSize: c.option})
+			text, payload := offerOfSize("bob", c.bound)
+			require.Len(t, text, c.bound)
+			p.text(text)
+			by.b.wantOffer("mallory", payload)
+			p.write(rawFrame(rawText, text[:c.bound/2])) // fragments count together
+			p.write(rawFrame(rawFin|rawCont, text[c.bound/2:]))
+			by.b.wantOffer("mallory", payload)
+			go p.tryWrite(rawTextFrame(text + " "))
+			p.wantClose(1009)
+			p.conn.Close()
+			require.Equal(t, "-mallory message too big", rec.last(t, 4))
+			by.talk()
+		})
+	}
+}
+
+func TestAMessageMayBeOfAnySizeWithoutABound(t *testing.T) {
+	_, _, by, p := victims(t, Options{MaxMessageSize: -1})
+	text, payload := offerOfSize("bob", 3*DefaultMaxMessageSize)
+	p.text(text)
+	by.b.wantOffer("mallory", payload)
+	by.talk()
+}
+
+// silentRig is a rig in a bubble with one sender and a client that reads nothing,
+// not even OPEN. Nothing is between them: what is not read is not written.
+func silentRig(t *testing.T, opts Options) (r *rig, rec *record, sender *testPeer, silent *rawPeer) {
+	t.Helper()
+	r = newBubbleRig(t, opts)
+	rec = watch(r.srv)
+	sender = r.connect("sender")
+	silent = r.rawSilent("silent")
+	rec.wait(t, 2)
+	return r, rec, sender, silent
+}
+
+func TestAnOutboxIsBoundedInMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, rec, sender, silent := silentRig(t, Options{MaxOutboxMessages: 10})
+		for i := range 10 { // OPEN, which was there first, does not count
+			sender.offer("silent", fmt.Sprint(i))
+		}
+		synctest.Wait()
+		require.Len(t, rec.all(), 2)
+		sender.offer("silent", `10`)
+		require.Equal(t, "-silent slow consumer", rec.last(t, 3))
+		silent.wantClose(1008)
+		next := r.rawConnect("silent")
+		for i := range 11 {
+			next.want(fmt.Sprintf(`{"type":"OFFER","src":"sender","dst":"silent","payload":%d}`, i))
+		}
+		next.conn.Close()
+	})
+}
+
+func TestAnOutboxIsBoundedInBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const text = `{"type":"OFFER","src":"sender","dst":"silent","payload":0}`
+		size := len(textFrame([]byte(text)))
+		_, rec, sender, silent := silentRig(t, Options{MaxOutboxBytes: 10 * size})
+		for range 10 {
+			sender.offer("silent", `0`)
+		}
+		synctest.Wait()
+		require.Len(t, rec.all(), 2)
+		sender.send(`{"type":"LEAVE","dst":"silent"}`)
+		require.Equal(t, "-silent slow consumer", rec.last(t, 3))
+		silent.wantClose(1008)
+	})
+}
+
+// A client cannot be blamed for what had come together before it was there.
+func TestAnOutboxDoesNotCountWhatWasHeldForTheClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{MaxOutboxMessages: 3})
+		rec := watch(r.srv)
+		sender := r.connect("sender")
+		for i := range 20 {
+			sender.offer("silent", fmt.Sprint(i))
+		}
+		synctest.Wait()
+		silent := r.rawSilent("silent")
+		rec.wait(t, 2)
+		for i := range 3 {
+			sender.offer("silent", fmt.Sprint(20+i))
+		}
+		silent.want(`{"type":"OPEN"}`)
+		for i := range 23 {
+			silent.want(fmt.Sprintf(`{"type":"OFFER","src":"sender","dst":"silent","payload":%d}`, i))
+		}
+		synctest.Wait()
+		for i := range 4 {
+			sender.offer("silent", fmt.Sprint(i))
+		}
+		require.Equal(t, "-silent slow consumer", rec.last(t, 3), "all that was given has been read")
+		silent.skipToEnd()
+	})
+}
+
+func TestASingleMessageMayBeLargerThanAnOutbox(t *testing.T) {
+	r := newRig(t, Options{MaxOutboxBytes: 100})
+	a, b := r.connect("a"), r.connect("b")
+	text, payload := offerOfSize("b", 10_000)
+	a.send(text)
+	b.wantOffer("a", payload)
+}
+
+func TestAnOutboxMayBeUnbounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 3 * DefaultMaxOutboxMessages
+		_, rec, sender, silent := silentRig(t, Options{MaxOutboxMessages: -1, MaxOutboxBytes: -1})
+		_, payload := offerOfSize("silent", 2*DefaultMaxOutboxBytes/n)
+		for range n {
+			sender.offer("silent", payload)
+		}
+		silent.want(`{"type":"OPEN"}`)
+		for range n {
+			silent.want(`{"type":"OFFER","src":"sender","dst":"silent","payload":` + payload + `}`)
+		}
+		require.Len(t, rec.all(), 2)
+		silent.conn.Close()
+	})
+}
+
+func TestAPairMayHoldSoMuch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{MaxHeldPerPair: 3})
+		start := time.Now()
+		a, b := r.connect("a"), r.connect("b")
+		for i := range 3 {
+			a.offer("absent", fmt.Sprint(i))
+			b.offer("absent", fmt.Sprint(i))
+		}
+		a.offer("other", `0`)
+		synctest.Wait()
+		require.Empty(t, a.frames)
+		a.offer("absent", `3`)
+		a.wantExpire("absent")
+		require.Zero(t, time.Since(start), "at once")
+		st := r.srv.Stats()
+		require.EqualValues(t, 4, st.Dropped["over a bound"])
+		require.EqualValues(t, 1, st.Expires)
+		absent := r.connect("absent")
+		for i := range 3 {
+			absent.wantOffer("b", fmt.Sprint(i))
+		}
+		time.Sleep(time.Minute)
+		a.wantExpire("other")
+		require.Empty(t, a.frames, "one EXPIRE for the pair")
+		require.Empty(t, b.frames)
+		require.Empty(t, absent.frames)
+	})
+}
+
+func TestADestinationMayHaveSoMuchHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{MaxHeldPerDestination: 4})
+		start := time.Now()
+		a, b, c := r.connect("a"), r.connect("b"), r.connect("c")
+		for i := range 2 {
+			a.offer("absent", fmt.Sprint(i))
+			b.offer("absent", fmt.Sprint(i))
+		}
+		c.offer("other", `0`)
+		c.offer("absent", `0`)
+		c.wantExpire("absent")
+		b.offer("absent", `2`)
+		b.wantExpire("absent") // and what it had waiting is gone
+		require.Zero(t, time.Since(start), "at once")
+		c.offer("absent", `1`) // there is room again
+		absent := r.connect("absent")
+		absent.wantOffer("a", `0`)
+		absent.wantOffer("a", `1`)
+		absent.wantOffer("c", `1`)
+		time.Sleep(time.Minute)
+		c.wantExpire("other")
+		require.Empty(t, a.frames)
+		require.Empty(t, b.frames)
+		require.Empty(t, c.frames)
+		require.Empty(t, absent.frames)
+	})
+}
+
+func TestAllDestinationsTogetherMayHaveSoMuchHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		size := len(textFrame([]byte(`{"type":"OFFER","src":"a","dst":"absent0","payload":0}`)))
+		r := newBubbleRig(t, Options{MaxHeldBytes: 5 * size})
+		start := time.Now()
+		a := r.connect("a")
+		for i := range 5 {
+			a.offer(fmt.Sprint("absent", i), fmt.Sprint(i))
+		}
+		synctest.Wait()
+		require.Empty(t, a.frames)
+		require.Equal(t, 5*size, r.srv.Stats().HeldBytes)
+		a.offer("absent5", `5`)
+		a.wantExpire("absent5")
+		require.Zero(t, time.Since(start), "at once")
+		absent := r.connect("absent0")
+		absent.wantOffer("a", `0`)
+		a.offer("absent5", `6`) // there is room again
+		synctest.Wait()
+		require.Empty(t, a.frames)
+		time.Sleep(5 * time.Second)
+		for range 5 {
+			require.Contains(t, a.next(), `"EXPIRE"`)
+		}
+		require.Zero(t, r.srv.Stats().HeldBytes)
+	})
+}
+
+func TestTheBoundOnAllThatIsHeldHoldsForManyAtOnce(t *testing.T) {
+	const bound, size, senders, each = 1 << 20, 1 << 10, 16, 200 // three times the bound in all
+	r := newRealm(new(Options{MaxHeldBytes: bound}.withDefaults()))
+	p := parcel{src: "a", frame: make([]byte, size), deadline: time.Now().Add(time.Hour), fate: fateHold}
+	for range 5 {
+		parallel(senders, func(i int) {
+			for n := range each {
+				r.route(fmt.Sprint(i, n), p)
+				assert.LessOrEqual(t, r.heldBytes.Load(), int64(bound+senders*size), "with what is asked for and not granted")
+			}
+		})
+		require.EqualValues(t, bound, r.heldBytes.Load())
+		for i := range senders {
+			for n := range each {
+				r.ClearMessageQueue(fmt.Sprint(i, n))
+			}
+		}
+		require.NoError(t, r.check())
+	}
+	r.timers.Wait()
+}
+
+// An offer and its candidates are one negotiation: it fails once.
+func TestOverABoundThereIsOneExpireForAPair(t *testing.T) {
+	for name, opts := range map[string]Options{
+		"pair":        {MaxHeldPerPair: 1},
+		"destination": {MaxHeldPerDestination: 1},
+		"all":         {MaxHeldBytes: 80},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newBubbleRig(t, opts)
+				a, b := r.connect("a"), r.connect("b")
+				if name != "pair" {
+					b.offer("absent", `0`)
+				}
+				synctest.Wait()
+				a.offer("absent", `0`)
+				for range 5 {
+					a.send(`{"type":"CANDIDATE","dst":"absent"}`)
+				}
+				a.wantExpire("absent")
+				time.Sleep(time.Minute)
+				require.Empty(t, a.frames)
+			})
+		})
+	}
+}
+
+func TestWithoutBoundsAnyNumberIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{
+			MaxHeldPerPair: -1, MaxHeldPerDestination: -1, MaxHeldBytes: -1, MaxOutboxBytes: -1, MaxOutboxMessages: -1,
+		})
+		a := r.connect("a")
+		const n = 2 * DefaultMaxHeldPerDestination
+		for i := range n {
+			a.offer("absent", fmt.Sprint(i))
+		}
+		synctest.Wait()
+		big := parcel{src: "a", frame: make([]byte, DefaultMaxHeldBytes/2+1), deadline: time.Now().Add(time.Minute), fate: fateHold}
+		for _, id := range []string{"b", "c", "d"} {
+			require.Equal(t, held, r.srv.realm.route(id, big))
+		}
+		require.Greater(t, r.srv.Stats().HeldBytes, DefaultMaxHeldBytes)
+		require.Empty(t, a.frames)
+		absent := r.connect("absent")
+		for i := range n {
+			absent.wantOffer("a", fmt.Sprint(i))
+		}
+	})
+}
+
+const limitText = "Server has reached its concurrent user limit"
+
+func TestSoManyMayBeConnected(t *testing.T) {
+	r := newRig(t, Options{ConcurrentLimit: 2})
+	rec := watch(r.srv)
+	a, b := r.connect("a"), r.connect("b")
+	r.dial("c", "t").wantRefused(TypeError, limitText)
+	again := r.dial("a", "token-of-a") // needs no more room
+	again.wantOpen()
+	a.wantEnd()
+	r.dial("c", "t").wantRefused(TypeError, limitText)
+	b.close()
+	for !strings.Contains(strings.Join(rec.all(), " "), "-b client closed") {
+		rec.wait(t, len(rec.all())+1)
+	}
+	r.connect("c")
+	require.EqualValues(t, 2, r.srv.Stats().Refused["limit"])
+	require.Equal(t, 2, r.srv.Stats().PeakClients)
+}
+
+func TestAnyNumberMayBeConnectedWithoutALimit(t *testing.T) {
+	r := newRig(t, Options{ConcurrentLimit: -1, ConcurrentLimitPerAddr: -1})
+	for i := range 100 {
+		r.connect(fmt.Sprint(i))
+	}
+	require.Equal(t, 100, r.srv.Stats().PeakClients)
+}
+
+func TestMessagesAboveTheRateComeLateAndAllOfThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rate, n = 10, 100
+		r := newBubbleRig(t, Options{MessageRate: rate, AliveTimeout: 4 * time.Second})
+		rec := watch(r.srv)
+		a, b := r.connect("a"), r.connect("b")
+		start := time.Now()
+		go func() {
+			for i := range n {
+				a.offer("b", fmt.Sprint(i))
+			}
+		}()
+		for i := range n {
+			b.wantOffer("a", fmt.Sprint(i))
+			// A burst of twice the rate, then one by one. The last of the burst has used up
+			// the bucket, so that the next one is late already.
+			late := time.Duration(max(0, i-2*rate)) * time.Second / rate
+			require.InDelta(t, late, time.Since(start), float64(time.Millisecond), "message %d", i)
+		}
+		b.offer("a", `"I am not slowed down"`)
+		a.wantOffer("b", `"I am not slowed down"`)
+		require.Len(t, rec.all(), 2)
+		require.Zero(t, total(r.srv.Stats().Dropped))
+	})
+}
+
+func TestAHandshakeMayTakeSoLong(t *testing.T) {
+	for name, c := range map[string]struct{ option, takes time.Duration }{
+		"default": {0, DefaultHandshakeTimeout}, "own": {time.Second, time.Second}, "none": {-1, -1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newBubbleRig(t, Options{
+					HandshakeTimeout: c.option,
+					Authenticate: func(r *http.Request, id, token string) (any, error) {
+						if _, limited := r.Context().Deadline(); !limited {
+							time.Sleep(time.Hour)
+							return nil, r.Context().Err()
+						}
+						<-r.Context().Done()
+						return nil, r.Context().Err()
+					},
+				})
+				start := time.Now()
+				p := r.dial("a", "t")
+				if c.takes < 0 {
+					time.Sleep(time.Hour)
+					p.wantOpen()
+					return
+				}
+				p.wantRefused(TypeError, "Authentication took too long")
+				require.Equal(t, c.takes, time.Since(start))
+				require.EqualValues(t, 1, r.srv.Stats().Refused["gave up"])
+			})
+		})
+	}
+}
+
+func TestAWriteMayTakeSoLong(t *testing.T) {
+	for name, c := range map[string]struct{ option, takes time.Duration }{
+		"default": {0, DefaultWriteTimeout}, "own": {time.Second, time.Second}, "none": {-1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newBubbleRig(t, Options{WriteTimeout: c.option, AliveTimeout: -1})
+				ended := make(chan time.Duration, 1)
+				p := r.rawConnect("a")
+				time.Sleep(time.Hour) // an idle client is in nobody's way
+				start := time.Now()
+				r.srv.OnDisconnect(func(c *Client, why DisconnectReason) {
+					assert.Equal(t, ReasonSlowConsumer, why)
+					ended <- time.Since(start)
+				})
+				require.NoError(t, r.srv.Realm().Send("a", Message{Type: "X"}))
+				if c.takes > 0 {
+					require.Equal(t, c.takes, <-ended)
+					return
+				}
+				time.Sleep(time.Hour)
+				require.Empty(t, ended)
+				p.want(`{"type":"X"}`)
+				require.NoError(t, r.srv.Realm().Send("a", Message{Type: "Y"}))
+				time.Sleep(time.Hour)
+				p.want(`{"type":"Y"}`)
+				r.srv.Realm().Client("a").end(ReasonSlowConsumer, nil, nil) // as the listener expects
+				p.wantClose(1008)
+			})
+		})
+	}
+}

@@ -1,0 +1,383 @@
+//lint:file-ignore SA1019 See client.go.
+
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"nhooyr.io/websocket"
+)
+
+// A hook is a function of the host that the server calls.
+type hook string
+
+const (
+	hookAuthenticate hook = "Authenticate"
+	hookConnection   hook = "OnConnection"
+	hookMessage      hook = "OnMessage"
+	hookAuthorize    hook = "Authorize"
+	hookError        hook = "OnError"
+	hookOverrideOld  hook = "AllowOverride, the old one"
+	hookOverrideNew  hook = "AllowOverride, the new one"
+	hookDisconnect   hook = "OnDisconnect"
+)
+
+// hooks are in the order in which provoke has them called.
+var hooks = []hook{
+	hookAuthenticate, hookConnection, hookMessage, hookAuthorize, hookError, hookOverrideOld, hookOverrideNew, hookDisconnect,
+}
+
+// A hookRig is a server of which one hook, called for mallory, does something
+// that it should not.
+type hookRig struct {
+	*rig
+	hook   hook
+	rec    *record
+	events *timeline
+	by     bystanders
+	called chan struct{} // closed when the hook has returned
+}
+
+// newHookRig returns a rig with bystanders on which do runs inside of the hook,
+// once. c is nil where there is no client yet.
+func newHookRig(t *testing.T, h hook, opts Options, do func(srv *Server, c *Client)) *hookRig {
+	t.Helper()
+	var srv *Server
+	hr := &hookRig{hook: h, called: make(chan struct{})}
+	var once atomic.Bool
+	act := func(at hook, id string, c *Client) {
+		if at == h && id == "mallory" && once.CompareAndSwap(false, true) {
+			defer close(hr.called)
+			do(srv, c)
+		}
+	}
+	opts.Authenticate = func(r *http.Request, id, token string) (any, error) {
+		act(hookAuthenticate, id, nil)
+		return id, nil
+	}
+	opts.Authorize = func(from *Client, m Message) error {
+		act(hookAuthorize, from.ID(), from)
+		return nil
+	}
+	opts.AllowOverride = func(old, new *Client) bool {
+		act(hookOverrideOld, old.ID(), old)
+		act(hookOverrideNew, old.ID(), new)
+		return false
+	}
+	srv = NewServer(opts)
+	hr.rec, hr.events = watch(srv), followEvents(srv)
+	srv.OnConnection(func(c *Client) { act(hookConnection, c.ID(), c) })
+	srv.OnMessage(func(c *Client, m Message) { act(hookMessage, c.ID(), c) })
+	srv.OnDisconnect(func(c *Client, why DisconnectReason) { act(hookDisconnect, c.ID(), c) })
+	srv.OnError(func(c *Client, err error) {
+		if c != nil && errors.Is(err, ErrBadMessage) {
+			act(hookError, c.ID(), c)
+		}
+	})
+	hr.rig = serveRig(t, srv, nil)
+	hr.by = hr.bystanders()
+	hr.rec.wait(t, 2)
+	return hr
+}
+
+// provoke lets mallory do what calls the hook, as far as its connection lasts, and
+// returns when mallory has gone and the hook has returned.
+func (hr *hookRig) provoke() {
+	hr.t.Helper()
+	p := hr.rawOpen()
+	p.upgrade("mallory")
+	if _, open, err := p.read(); err == nil && string(open) == `{"type":"OPEN"}` {
+		p.tryWrite(rawTextFrame(`{"type":"OFFER","dst":"absent"}`))
+		p.tryWrite(rawTextFrame(`no message`))
+		if hr.hook == hookOverrideOld || hr.hook == hookOverrideNew {
+			other := hr.rawOpen()
+			if other.handshake("mallory").StatusCode == http.StatusSwitchingProtocols {
+				other.skipToEnd() // it does not get the id
+			}
+			other.conn.Close()
+		}
+		p.tryWrite(rawCloseFrame(1000, ""))
+	}
+	p.skipToEnd()
+	p.conn.Close()
+	hr.await(hr.called)
+}
+
+func (hr *hookRig) await(ch <-chan struct{}) {
+	hr.t.Helper()
+	select {
+	case <-ch:
+	case <-time.After(waitLimit):
+		hr.t.Fatal("the hook has not returned")
+	}
+}
+
+// settle shuts the server down and wants every connection's events to have come
+// in order, and nothing to be left.
+func (hr *hookRig) settle(t *testing.T) {
+	t.Helper()
+	closeServer(t, hr.srv)
+	hr.events.check(t)
+	assert.Empty(t, hr.srv.Realm().ClientIDs())
+	wantNoGoroutines(t)
+}
+
+// wantNoGoroutines wants no goroutine of a server to be left. One that has told
+// so still needs a moment to be gone.
+func wantNoGoroutines(t *testing.T) {
+	t.Helper()
+	for start := time.Now(); len(ownGoroutines()) > 0 && time.Since(start) < waitLimit/4; {
+		runtime.Gosched()
+	}
+	assert.Empty(t, ownGoroutines())
+}
+
+// endsMallory reports whether a hook belongs to the connection of mallory, which
+// ends if it fails.
+func (h hook) endsMallory() bool {
+	return h == hookConnection || h == hookMessage || h == hookAuthorize || h == hookError
+}
+
+func TestAPanicOfTheHostEndsThatConnectionOnly(t *testing.T) {
+	for _, h := range hooks {
+		t.Run(string(h), func(t *testing.T) {
+			hr := newHookRig(t, h, Options{}, func(*Server, *Client) { panic("of the host") })
+			hr.provoke()
+			hr.by.talk()
+			hr.dial("mallory", "yet another token").wantOpen()
+			hr.settle(t)
+			lines := fmt.Sprint(hr.rec.all())
+			require.Contains(t, lines, ErrPanic.Error()+": of the host")
+			if h.endsMallory() {
+				require.Contains(t, lines, "-mallory internal error")
+			} else {
+				require.NotContains(t, lines, "internal error")
+			}
+		})
+	}
+}
+
+func TestAHookThatEndsItsGoroutineEndsThatConnectionOnly(t *testing.T) {
+	for _, h := range hooks {
+		t.Run(string(h), func(t *testing.T) {
+			hr := newHookRig(t, h, Options{}, func(*Server, *Client) { runtime.Goexit() })
+			hr.provoke()
+			hr.by.talk()
+			hr.dial("mallory", "yet another token").wantOpen()
+			hr.settle(t)
+			if h.endsMallory() {
+				require.Contains(t, hr.rec.all(), "-mallory internal error")
+			}
+		})
+	}
+}
+
+func TestAHookMayCallBack(t *testing.T) {
+	for name, call := range map[string]func(srv *Server, c *Client){
+		"RemoveClient of itself":  func(srv *Server, c *Client) { srv.Realm().RemoveClient("mallory") },
+		"RemoveClient of another": func(srv *Server, c *Client) { assert.True(t, srv.Realm().RemoveClient("victim")) },
+		"Realm.Send to itself":    func(srv *Server, c *Client) { srv.Realm().Send("mallory", Message{Type: "X"}) },
+		"Realm.Send to another": func(srv *Server, c *Client) {
+			assert.NoError(t, srv.Realm().Send("victim", Message{Type: "X"}))
+		},
+		"ClearMessageQueue": func(srv *Server, c *Client) { srv.Realm().ClearMessageQueue("absent") },
+		"Client.Send": func(srv *Server, c *Client) {
+			if c != nil {
+				c.Send(Message{Type: "X"})
+			}
+		},
+		"Client.Close": func(srv *Server, c *Client) {
+			if c != nil {
+				c.Close()
+			}
+		},
+		"Client.Context": func(srv *Server, c *Client) {
+			if c != nil {
+				c.Context()
+			}
+		},
+		"questions": func(srv *Server, c *Client) {
+			assert.Contains(t, srv.Realm().ClientIDs(), "victim")
+			assert.NotZero(t, srv.Realm().Len())
+			assert.NotZero(t, srv.Stats().Accepted)
+			for c := range srv.Realm().Clients() {
+				assert.NotEmpty(t, c.ID()+c.Token()+c.RemoteAddr())
+				assert.NotZero(t, c.ConnectedSince())
+				assert.False(t, c.LastSeen().IsZero())
+			}
+		},
+		"a registration": func(srv *Server, c *Client) { srv.OnMessage(func(*Client, Message) {}) },
+	} {
+		for _, h := range hooks {
+			t.Run(name+", "+string(h), func(t *testing.T) {
+				hr := newHookRig(t, h, Options{}, call)
+				hr.connect("victim")
+				hr.provoke()
+				hr.by.talk()
+				hr.dial("mallory", "yet another token").wantOpen()
+				hr.settle(t)
+				require.NotContains(t, fmt.Sprint(hr.rec.all()), "internal error")
+			})
+		}
+	}
+}
+
+func TestTheServerMayBeClosedFromInsideAnyHook(t *testing.T) {
+	for name, end := range map[string]func(srv *Server) error{
+		"Close":    (*Server).Close,
+		"Shutdown": func(srv *Server) error { return srv.Shutdown(context.Background()) },
+		"Close, twice": func(srv *Server) error {
+			srv.Close()
+			return srv.Close()
+		},
+	} {
+		for _, h := range hooks {
+			t.Run(name+", "+string(h), func(t *testing.T) {
+				var err error
+				hr := newHookRig(t, h, Options{}, func(srv *Server, c *Client) { err = end(srv) })
+				hr.provoke()
+				require.ErrorIs(t, err, ErrInEvent)
+				require.NoError(t, hr.srv.Close())
+				require.Equal(t, 1001, hr.by.a.wantEnd())
+				require.Equal(t, 1001, hr.by.b.wantEnd())
+				hr.settle(t)
+			})
+		}
+	}
+}
+
+// deepDown calls f from the bottom of a deep stack.
+func deepDown(levels int, f func() error) error {
+	if levels == 0 {
+		return f()
+	}
+	return deepDown(levels-1, f)
+}
+
+func TestTheServerMayBeClosedFromDeepInsideAHook(t *testing.T) {
+	srv := NewServer(Options{})
+	result := make(chan error, 1)
+	srv.OnMessage(func(c *Client, m Message) {
+		ctx, cancel := context.WithTimeout(context.Background(), waitLimit/4)
+		defer cancel()
+		result <- deepDown(5000, func() error { return srv.Shutdown(ctx) })
+	})
+	a := serveRig(t, srv, nil).connect("a")
+	a.send(`{"type":"X"}`)
+	require.ErrorIs(t, <-result, ErrInEvent)
+	require.NoError(t, srv.Close())
+}
+
+func TestAHookThatBlocksHoldsUpItsConnectionOnly(t *testing.T) {
+	for _, h := range hooks {
+		t.Run(string(h), func(t *testing.T) {
+			inside, release := make(chan struct{}), make(chan struct{})
+			hr := newHookRig(t, h, Options{}, func(*Server, *Client) {
+				close(inside)
+				<-release
+			})
+			provoked := make(chan struct{})
+			go func() {
+				defer close(provoked)
+				hr.provoke()
+			}()
+			hr.await(inside)
+			hr.by.talk()
+			late := hr.connect("late")
+			late.offer("bob", `1`)
+			hr.by.b.wantOffer("late", `1`)
+			hr.srv.Realm().RemoveClient("mallory")
+			require.Nil(t, hr.srv.Realm().Client("mallory"))
+			hr.by.a.offer("mallory", `2`) // is held
+			again := hr.dial("mallory", "yet another token")
+			again.wantOpen() // its events have to wait, not it
+			again.wantOffer("alice", `2`)
+			close(release)
+			hr.await(provoked)
+			late.offer("mallory", `3`)
+			again.wantOffer("late", `3`)
+			hr.settle(t)
+		})
+	}
+}
+
+// While the host has a connection in its hands, the server does not read it and
+// cannot know whether its client is alive.
+func TestAClientIsNotBlamedForAHookThatBlocks(t *testing.T) {
+	for _, h := range []hook{hookConnection, hookMessage, hookAuthorize, hookError} {
+		t.Run(string(h), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				block := func(at hook) {
+					if at == h {
+						time.Sleep(10 * time.Second)
+					}
+				}
+				srv := NewServer(Options{
+					AliveTimeout: 4 * time.Second,
+					Authorize:    func(*Client, Message) error { block(hookAuthorize); return nil },
+				})
+				srv.OnConnection(func(*Client) { block(hookConnection) })
+				srv.OnMessage(func(*Client, Message) { block(hookMessage) })
+				srv.OnError(func(*Client, error) { block(hookError) })
+				rec := watch(srv)
+				p := serveBubbleRig(t, srv, nil).connect("patient")
+				go func() { // nothing reads it for some time
+					p.ws.Write(t.Context(), websocket.MessageText, []byte(`no message`))
+					p.ws.Write(t.Context(), websocket.MessageText, []byte(`{"type":"OFFER","dst":"patient","payload":1}`))
+				}()
+				p.wantOffer("patient", `1`)
+				require.NotContains(t, fmt.Sprint(rec.all()), "-patient")
+			})
+		})
+	}
+}
+
+func TestANewClientIsNoClientBeforeItsOpen(t *testing.T) {
+	var err error
+	r := newRig(t, Options{AllowOverride: func(old, new *Client) bool {
+		err = new.Send(Message{Type: "HELLO"})
+		return true
+	}})
+	r.connect("a")
+	young := r.dial("a", "another token")
+	young.wantOpen()
+	require.ErrorIs(t, err, ErrNotConnected)
+	require.NoError(t, r.srv.Realm().Send("a", Message{Type: "X"}))
+	young.want(`{"type":"X"}`)
+}
+
+func TestANewClientMayBeClosedBeforeItsOpen(t *testing.T) {
+	srv := NewServer(Options{AllowOverride: func(old, new *Client) bool {
+		new.Close()
+		return true
+	}})
+	rec := watch(srv)
+	r := serveRig(t, srv, nil)
+	r.connect("a")
+	young := r.dial("a", "another token")
+	for young.next() != "" {
+	}
+	r.connect("b")
+	closeServer(t, srv)
+	ups := 0
+	for _, line := range rec.all() {
+		switch line[0] {
+		case '+':
+			ups++
+		case '-':
+			ups--
+		}
+	}
+	require.Zero(t, ups, "%q", rec.all())
+	wantNoGoroutines(t)
+}

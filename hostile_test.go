@@ -1,0 +1,205 @@
+package peer
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// allocated returns how many bytes f allocates in all, those of the test's own
+// side included.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// An attack is what a client sends beside the protocol, and what becomes of it.
+type attack struct {
+	name string
+	send func(p *rawPeer) // may end the connection
+	why  DisconnectReason
+	code int // what the close frame says, 0: there is none to be read
+}
+
+// run wants the attack to end its own connection for the right reason, to cost
+// little, and to be noticed by nobody else: bob in particular gets nothing of it.
+func (a attack) run(t *testing.T, opts Options) {
+	const enough = 3 << 20
+	r, rec, by, p := victims(t, opts)
+	cost := allocated(func() {
+		a.send(p)
+		require.Equal(t, a.code, p.skipToEnd())
+		p.conn.Close()
+		require.Equal(t, "-mallory "+a.why.String(), rec.last(t, 4))
+	})
+	require.Less(t, cost, uint64(enough))
+	require.Nil(t, r.srv.Realm().Client("mallory"))
+	by.talk()
+	require.Len(t, rec.all(), 4, "nobody else has noticed anything: %q", rec.all())
+}
+
+func runAttacks(t *testing.T, attacks []attack) {
+	for _, a := range attacks {
+		t.Run(a.name, func(t *testing.T) { a.run(t, Options{}) })
+	}
+}
+
+// writing returns an attack that is one write.
+func writing(parts ...[]byte) func(p *rawPeer) {
+	var b []byte
+	for _, part := range parts {
+		b = append(b, part...)
+	}
+	return func(p *rawPeer) { p.write(b) }
+}
+
+// cutAfter is writing and then half-closing.
+func cutAfter(parts ...[]byte) func(p *rawPeer) {
+	return func(p *rawPeer) {
+		writing(parts...)(p)
+		p.halfClose()
+	}
+}
+
+// offerToBob is a message that nobody may get unless it is whole.
+const offerToBob = `{"type":"OFFER","dst":"bob","payload":"of mallory"}`
+
+func TestWhoBreaksTheFramingIsClosedAlone(t *testing.T) {
+	const protocol, text, lost = ReasonProtocolError, ReasonInvalidText, ReasonConnectionLost
+	long := strings.Repeat("x", 126)
+	attacks := []attack{
+		{"unmasked frame", writing([]byte{rawFin | rawText, 2, '{', '}'}), protocol, 1002},
+		{"another protocol", writing([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")), protocol, 1002},
+		{"continuation of nothing", writing(rawFrame(rawFin|rawCont, offerToBob)), protocol, 1002},
+		{"message in a message", writing(rawFrame(rawText, `{"type":`), rawTextFrame(offerToBob)), protocol, 1002},
+		{"ping in fragments", writing(rawFrame(rawPing, "x")), protocol, 1002},
+		{"pong in fragments", writing(rawFrame(rawPong, "x")), protocol, 1002},
+		{"ping of 126 bytes", writing(rawFrame(rawFin|rawPing, long)), protocol, 1002},
+		{"pong that announces 2^63-1 bytes", writing(rawHeader(rawFin|rawPong, 1<<63-1)), protocol, 1002},
+		{"header that announces 2^63 bytes", writing(rawHeader(rawFin|rawText, 1<<63)), protocol, 1002},
+		{"header that announces 2^64-1 bytes", writing(rawHeader(rawFin|rawBinary, 1<<64-1)), protocol, 1002},
+		{"header that announces 2^63-1 bytes", cutAfter(rawHeader(rawFin|rawText, 1<<63-1), []byte("some")), lost, 0},
+		{"not UTF-8", writing(rawTextFrame(`{"type":"OFFER","dst":"bob","payload":"` + "\xff" + `"}`)), text, 1007},
+		{"surrogate", writing(rawTextFrame(`{"type":"OFFER","dst":"bob","payload":"` + "\xed\xa0\x80" + `"}`)), text, 1007},
+		{"overlong", writing(rawTextFrame(`{"type":"OFFER","dst":"b` + "\xc1\xaf" + `b"}`)), text, 1007},
+		{"half a character", writing(rawFrame(rawText, `"`+"\xe2\x82"), rawFrame(rawFin|rawCont, "")), text, 1007},
+	}
+	for rsv := byte(0x10); rsv <= 0x70; rsv += 0x10 {
+		f := rawFrame(rawFin|rsv|rawText, offerToBob)
+		attacks = append(attacks, attack{fmt.Sprintf("reserved bits %x", rsv), writing(f), protocol, 1002})
+	}
+	for _, op := range []byte{3, 4, 5, 6, 7, 0xb, 0xc, 0xd, 0xe, 0xf} {
+		f := rawFrame(rawFin|op, offerToBob)
+		attacks = append(attacks, attack{fmt.Sprintf("reserved opcode %x", op), writing(f), protocol, 1002})
+	}
+	runAttacks(t, attacks)
+}
+
+func TestCloseFramesOfEveryKindFreeTheID(t *testing.T) {
+	const closed, protocol = ReasonClientClosed, ReasonProtocolError
+	long := strings.Repeat("x", 124)
+	attacks := []attack{
+		{"empty", writing(rawFrame(rawFin|rawClose, "")), closed, 0},
+		{"code and reason", writing(rawCloseFrame(1000, "bye")), closed, 1000},
+		{"code of an application", writing(rawCloseFrame(4999, "")), closed, 4999},
+		{"longest reason", writing(rawCloseFrame(1001, long[1:])), closed, 1001},
+		{"frames after it", writing(rawCloseFrame(1000, ""), rawTextFrame(offerToBob)), closed, 1000},
+		{"inside of a message", writing(rawFrame(rawText, offerToBob), rawCloseFrame(1000, "")), closed, 1000},
+		{"one byte", writing(rawFrame(rawFin|rawClose, "\x03")), protocol, 1002},
+		{"too long", writing(rawCloseFrame(1000, long)), protocol, 1002},
+		{"in fragments", writing(rawFrame(rawClose, "\x03\xe8")), protocol, 1002},
+		{"half of it", cutAfter(rawCloseFrame(1000, "some reason")[:9]), ReasonConnectionLost, 0},
+	}
+	for _, code := range []uint16{0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2999, 5000, 65535} {
+		attacks = append(attacks, attack{fmt.Sprint("code ", code), writing(rawCloseFrame(code, "")), protocol, 1002})
+	}
+	runAttacks(t, attacks)
+}
+
+// RFC 6455 says that a server fails such a connection; ours may also take it for
+// the close frame that it else is.
+func TestACloseReasonThatIsNotTextHarmsNobody(t *testing.T) {
+	_, rec, by, p := victims(t, Options{})
+	p.write(rawCloseFrame(1000, "\xff\xfe\x00\r\n"))
+	p.skipToEnd()
+	may := []string{"-mallory client closed", "-mallory protocol error", "-mallory invalid UTF-8"}
+	require.Contains(t, may, rec.last(t, 4))
+	by.talk()
+}
+
+// A message is cut off where what has come of it is JSON already.
+func TestAMessageThatIsCutOffIsNotHandled(t *testing.T) {
+	header := func(first byte, n int) []byte { return rawHeader(first, uint64(n)) }
+	payload := func(s string) []byte { return rawFrame(0, s)[6:] } // masked
+	cut := map[string]func(p *rawPeer){
+		"in a frame":         writing(header(rawFin|rawText, len(offerToBob)+1), payload(offerToBob)),
+		"between fragments":  writing(rawFrame(rawText, offerToBob)),
+		"in a fragment":      writing(rawFrame(rawText, offerToBob[:20]), header(rawFin|rawCont, 100), payload(offerToBob[20:])),
+		"after a ping":       writing(rawFrame(rawText, offerToBob), rawFrame(rawFin|rawPing, "")),
+		"in a ping":          writing(rawFrame(rawText, offerToBob), rawFrame(rawFin|rawPing, "abc")[:7]),
+		"in a header":        writing(rawFrame(rawText, offerToBob), []byte{rawFin | rawCont}),
+		"in a header's size": writing(rawFrame(rawText, offerToBob), []byte{rawFin | rawCont, 0x80 | 126, 0}),
+		"in a header's mask": writing(rawFrame(rawText, offerToBob), []byte{rawFin | rawCont, 0x80, 1, 2}),
+	}
+	ends := map[string]func(p *rawPeer){
+		"half-close": (*rawPeer).halfClose,
+		"close":      func(p *rawPeer) { p.conn.Close() },
+		"reset":      (*rawPeer).reset,
+	}
+	for where, write := range cut {
+		for how, end := range ends {
+			t.Run(where+", "+how, func(t *testing.T) {
+				_, rec, by, p := victims(t, Options{})
+				write(p)
+				end(p)
+				require.Equal(t, "-mallory connection lost", rec.last(t, 4))
+				by.talk()
+			})
+		}
+	}
+}
+
+func TestAnEndOfEveryKindFreesTheIDAtOnce(t *testing.T) {
+	for how, end := range map[string]func(p *rawPeer){
+		"half-close":                  (*rawPeer).halfClose,
+		"close":                       func(p *rawPeer) { p.conn.Close() },
+		"reset":                       (*rawPeer).reset,
+		"close frame, TCP left open":  writing(rawCloseFrame(1000, "")),
+		"broken frame, TCP left open": writing(rawFrame(rawFin|0x70, "")),
+		"LEAVE, TCP left open":        writing(rawTextFrame(`{"type":"LEAVE"}`)),
+		"not UTF-8, TCP left open":    writing(rawTextFrame("\xff")),
+		"close frame and reset":       func(p *rawPeer) { p.write(rawCloseFrame(1000, "")); p.reset() },
+	} {
+		t.Run(how, func(t *testing.T) {
+			r, rec, by, p := victims(t, Options{ConcurrentLimit: 3})
+			end(p)
+			rec.wait(t, 4)
+			r.dial("mallory", "another token").wantOpen() // while our side of the old socket may be open
+			by.talk()
+		})
+	}
+}
+
+func TestFramesThatComeWithTheHandshakeAreHandled(t *testing.T) {
+	const n = 200 // more than the buffer of net/http holds
+	r := newRig(t, Options{})
+	by := r.bystanders()
+	p := r.rawOpen()
+	b := []byte(handshakeFor(socketTarget("mallory", "t")))
+	for range n {
+		b = append(b, rawTextFrame(offerToBob)...)
+	}
+	p.write(b)
+	require.Equal(t, 101, p.response().StatusCode)
+	for range n {
+		by.b.wantOffer("mallory", `"of mallory"`)
+	}
+	p.want(`{"type":"OPEN"}`)
+	by.talk()
+}

@@ -1,0 +1,297 @@
+package peer
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// at returns a moment n seconds after some beginning.
+func at(n int) time.Time { return time.Unix(1_000_000_000+int64(n), 0) }
+
+// par returns a parcel from src whose deadline is at(deadline).
+func par(src, frame string, deadline int) parcel {
+	return parcel{frame: []byte(frame), src: src, deadline: at(deadline), fate: fateHold}
+}
+
+// wantQueue wants these frames in q, in order, and its books to agree with them.
+func wantQueue(t *testing.T, q *queue, frames ...string) {
+	t.Helper()
+	var got []string
+	bytes := 0
+	for _, p := range q.parcels {
+		got = append(got, string(p.frame))
+		bytes += len(p.frame)
+	}
+	require.Equal(t, frames, got)
+	require.Equal(t, bytes, q.bytes, "bytes")
+}
+
+func wantNext(t *testing.T, q *queue, deadline int) {
+	t.Helper()
+	next, ok := q.next()
+	require.True(t, ok)
+	require.Equal(t, at(deadline), next)
+}
+
+func TestQueueKeepsTheOrderOfArrival(t *testing.T) {
+	var q queue
+	_, ok := q.next()
+	require.False(t, ok, "the zero queue is empty")
+	require.Empty(t, q.take())
+	for i, src := range []string{"a", "b", "a", "c", "b"} {
+		require.True(t, q.push(par(src, src+fmt.Sprint(i), 10+i), 9, 9))
+	}
+	wantQueue(t, &q, "a0", "b1", "a2", "c3", "b4")
+	wantNext(t, &q, 10)
+	ps := q.take()
+	require.Len(t, ps, 5)
+	require.Equal(t, par("a", "a2", 12), ps[2], "a parcel stays as it was")
+	wantQueue(t, &q)
+	_, ok = q.next()
+	require.False(t, ok)
+	require.Zero(t, q.drop("a"), "nothing is left of a sender")
+	require.True(t, q.push(par("a", "again", 30), 1, 1), "nor in the bounds")
+	wantNext(t, &q, 30)
+}
+
+func TestQueueIsBounded(t *testing.T) {
+	for name, tc := range map[string]struct {
+		pair, all int
+		srcs      string
+		accepted  string // for each of srcs, y or n
+	}{
+		"per pair":            {2, 9, "aaabbab", "yynyynn"},
+		"in all":              {9, 3, "abcda", "yyynn"},
+		"both":                {2, 3, "aaabb", "yynyn"},
+		"one":                 {1, 1, "aab", "ynn"},
+		"no bound":            {-1, -1, "aaaaabbb", "yyyyyyyy"},
+		"no bound per pair":   {-1, 3, "aaaa", "yyyn"},
+		"no bound in all":     {1, -1, "aabbc", "ynyny"},
+		"nothing per pair":    {0, 9, "ab", "nn"},
+		"nothing in all":      {9, 0, "ab", "nn"},
+		"nothing, and all":    {0, -1, "ab", "nn"},
+		"nothing, whoever":    {-1, 0, "ab", "nn"},
+		"very negative bound": {-100, -100, "aab", "yyy"},
+	} {
+		var q queue
+		accepted, frames := "", []string(nil)
+		for i, src := range tc.srcs {
+			frame := fmt.Sprintf("%c%d", src, i)
+			if q.push(par(string(src), frame, i), tc.pair, tc.all) {
+				accepted += "y"
+				frames = append(frames, frame)
+			} else {
+				accepted += "n"
+			}
+		}
+		require.Equal(t, tc.accepted, accepted, name)
+		wantQueue(t, &q, frames...)
+		if len(frames) == 0 {
+			_, ok := q.next()
+			require.False(t, ok, "%s: what was turned away leaves nothing behind", name)
+		}
+	}
+}
+
+func TestPairExpiresAsOneWithItsOldestParcel(t *testing.T) {
+	var q queue
+	for i, src := range []string{"a", "b", "a", "c", "a"} {
+		q.push(par(src, src+fmt.Sprint(i), 10+i), -1, -1)
+	}
+	srcs, n := q.expire(at(10).Add(-1))
+	require.Empty(t, srcs)
+	require.Zero(t, n)
+	wantNext(t, &q, 10)
+
+	srcs, n = q.expire(at(10))
+	require.Equal(t, []string{"a"}, srcs, "once for three parcels, at the very deadline of the first")
+	require.Equal(t, 3, n)
+	wantQueue(t, &q, "b1", "c3")
+	wantNext(t, &q, 11)
+
+	require.True(t, q.push(par("a", "a5", 20), 1, -1), "a pair that has expired begins anew")
+	srcs, n = q.expire(at(19))
+	require.Equal(t, []string{"b", "c"}, srcs)
+	require.Equal(t, 2, n)
+	wantQueue(t, &q, "a5")
+	wantNext(t, &q, 20)
+	srcs, n = q.expire(at(99))
+	require.Equal(t, []string{"a"}, srcs)
+	require.Equal(t, 1, n)
+	_, ok := q.next()
+	require.False(t, ok)
+}
+
+func TestNewcomerWithAnEarlierDeadlineIsTheNextToExpire(t *testing.T) {
+	var q queue // deadlines are made before the lock is got, so they can come out of order
+	q.push(par("a", "a0", 12), -1, -1)
+	q.push(par("b", "b0", 10), -1, -1)
+	q.push(par("c", "c0", 11), -1, -1)
+	wantNext(t, &q, 10)
+	srcs, _ := q.expire(at(11))
+	require.Equal(t, []string{"b", "c"}, srcs)
+	wantQueue(t, &q, "a0")
+}
+
+func TestDropRemovesAllThatOneSenderHas(t *testing.T) {
+	var q queue
+	for i, src := range []string{"a", "b", "a", "c"} {
+		q.push(par(src, src+fmt.Sprint(i), 10+i), -1, -1)
+	}
+	require.Zero(t, q.drop("nobody"))
+	require.Equal(t, 2, q.drop("a"))
+	wantQueue(t, &q, "b1", "c3")
+	wantNext(t, &q, 11)
+	require.Zero(t, q.drop("a"))
+	require.Equal(t, 1, q.drop("b"))
+	require.Equal(t, 1, q.drop("c"))
+	wantQueue(t, &q)
+}
+
+func TestWhatComesBackGoesFirstWithItsOwnDeadline(t *testing.T) {
+	var q queue
+	q.push(par("b", "b-new", 20), -1, -1)
+	q.push(par("c", "c-new", 21), -1, -1)
+	q.unshift([]parcel{par("a", "a-old", 15), par("c", "c-old", 12), par("a", "a-older", 14)})
+	wantQueue(t, &q, "a-old", "c-old", "a-older", "b-new", "c-new")
+	wantNext(t, &q, 12)
+	require.False(t, q.push(par("c", "c", 30), 2, -1), "what came back counts")
+	require.False(t, q.push(par("d", "d", 30), -1, 5))
+
+	srcs, n := q.expire(at(14))
+	require.Equal(t, []string{"c", "a"}, srcs, "by deadline, and the new parcel of a pair goes with its old one")
+	require.Equal(t, 4, n)
+	wantQueue(t, &q, "b-new")
+	wantNext(t, &q, 20)
+}
+
+func TestWhatComesBackIsTurnedAwayByNoBound(t *testing.T) {
+	var q queue
+	require.True(t, q.push(par("a", "a0", 10), 1, 1))
+	q.unshift([]parcel{par("a", "a1", 11), par("b", "b1", 9)})
+	wantQueue(t, &q, "a1", "b1", "a0")
+	wantNext(t, &q, 9)
+	srcs, _ := q.expire(at(10))
+	require.Equal(t, []string{"b", "a"}, srcs, "a later parcel that comes back delays nothing")
+	q.unshift(nil)
+	wantQueue(t, &q)
+}
+
+func TestWhatComesBackIsNotWrittenOver(t *testing.T) {
+	outbox := []parcel{par("a", "a0", 10), par("b", "b0", 10), par("c", "c0", 10)}
+	var q queue
+	q.push(par("d", "d0", 20), -1, -1)
+	q.unshift(outbox[:2])
+	q.push(par("e", "e0", 21), -1, -1)
+	wantQueue(t, &q, "a0", "b0", "d0", "e0")
+	require.Equal(t, "c0", string(outbox[2].frame))
+}
+
+// A naive queue is the obvious one: it works everything out from its parcels.
+type naive []parcel
+
+func (m naive) of(src string) (ps []parcel) {
+	for _, p := range m {
+		if p.src == src {
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
+func (m naive) without(srcs ...string) naive {
+	return slices.DeleteFunc(slices.Clone(m), func(p parcel) bool { return slices.Contains(srcs, p.src) })
+}
+
+func (m naive) deadline(src string) time.Time {
+	byDeadline := func(a, b parcel) int { return a.deadline.Compare(b.deadline) }
+	return slices.MinFunc(m.of(src), byDeadline).deadline
+}
+
+// due returns the senders whose time is over, the first one first.
+func (m naive) due(now time.Time) (srcs []string) {
+	for _, p := range m {
+		if !slices.Contains(srcs, p.src) && !m.deadline(p.src).After(now) {
+			srcs = append(srcs, p.src)
+		}
+	}
+	slices.SortFunc(srcs, func(a, b string) int { return m.deadline(a).Compare(m.deadline(b)) })
+	return srcs
+}
+
+func (m naive) check(t *testing.T, q *queue) {
+	t.Helper()
+	require.True(t, slices.EqualFunc(m, q.parcels, func(a, b parcel) bool {
+		return string(a.frame) == string(b.frame) && a.src == b.src && a.deadline.Equal(b.deadline) && a.fate == b.fate
+	}), "want %v, got %v", m, q.parcels)
+	bytes := 0
+	for _, p := range m {
+		bytes += len(p.frame)
+	}
+	require.Equal(t, bytes, q.bytes)
+	next, ok := q.next()
+	require.Equal(t, len(m) > 0, ok)
+	for _, p := range m {
+		require.False(t, m.deadline(p.src).Before(next), "next is the earliest")
+	}
+	require.True(t, !ok || len(m.due(next)) > 0, "next is somebody's")
+}
+
+func TestQueueBehavesAsTheNaiveOne(t *testing.T) {
+	for seed := range uint64(200) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		maxPair, maxAll := rnd.IntN(8)-1, rnd.IntN(20)-1
+		var q queue
+		var m naive
+		now, made := 0, 0
+		make1 := func(deadline int) parcel { // deadlines differ, so that their order is no matter of taste
+			made++
+			p := par(string("abcdefg"[rnd.IntN(7)]), fmt.Sprintf("%0*d", 1+rnd.IntN(9), made), deadline)
+			p.deadline = p.deadline.Add(time.Duration(made))
+			return p
+		}
+		for range 150 {
+			switch op := rnd.IntN(20); {
+			case op < 12:
+				p := make1(now + 10)
+				if len(m.of(p.src)) == 0 {
+					p.deadline = p.deadline.Add(-time.Duration(rnd.IntN(3)) * time.Second)
+				}
+				fits := (maxAll < 0 || len(m) < maxAll) && (maxPair < 0 || len(m.of(p.src)) < maxPair)
+				require.Equal(t, fits, q.push(p, maxPair, maxAll), "seed %d", seed)
+				if fits {
+					m = append(m, p)
+				}
+			case op < 14:
+				var back []parcel
+				for range rnd.IntN(4) {
+					back = append(back, make1(now+rnd.IntN(11)))
+				}
+				m = append(slices.Clone(back), m...)
+				q.unshift(back)
+			case op < 16:
+				src := string("abcdefg"[rnd.IntN(7)])
+				require.Equal(t, len(m.of(src)), q.drop(src), "seed %d", seed)
+				m = m.without(src)
+			case op < 19:
+				now += rnd.IntN(5)
+				due := m.due(at(now))
+				rest := m.without(due...)
+				srcs, n := q.expire(at(now))
+				require.Equal(t, due, srcs, "seed %d", seed)
+				require.Equal(t, len(m)-len(rest), n, "seed %d", seed)
+				m = rest
+			default:
+				assert.Len(t, q.take(), len(m))
+				m = nil
+			}
+			m.check(t, &q)
+		}
+	}
+}

@@ -1,0 +1,348 @@
+package peer
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A rawPeer is the client side of a connection of which the test says every
+// byte. Nothing is read unless the test asks for it, and no ping is answered.
+type rawPeer struct {
+	t     testing.TB
+	id    string
+	token string
+	conn  net.Conn
+	br    *bufio.Reader
+
+	sent uint64 // bytes of the payload of whole data frames that were written
+	got  uint64 // bytes of the frames that were read
+}
+
+// The first byte of a frame: flags and opcode (RFC 6455, section 5.2).
+const (
+	rawFin    = 0x80
+	rawCont   = 0x0
+	rawText   = 0x1
+	rawBinary = 0x2
+	rawClose  = 0x8
+	rawPing   = 0x9
+	rawPong   = 0xa
+)
+
+// rawMask is the masking key of every frame. It has no byte that leaves another
+// one as it is.
+var rawMask = [4]byte{0x37, 0xfa, 0x21, 0x3d}
+
+// rawHeader returns the header of a masked frame.
+func rawHeader(first byte, n uint64) []byte {
+	b := []byte{first}
+	switch {
+	case n < 126:
+		b = append(b, 0x80|byte(n))
+	case n < 1<<16:
+		b = binary.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, 0x80|127), n)
+	}
+	return append(b, rawMask[:]...)
+}
+
+// rawFrame returns a masked frame. Without rawFin in first it is a fragment.
+func rawFrame(first byte, payload string) []byte {
+	b := rawHeader(first, uint64(len(payload)))
+	for i := range len(payload) {
+		b = append(b, payload[i]^rawMask[i%4])
+	}
+	return b
+}
+
+func rawTextFrame(s string) []byte { return rawFrame(rawFin|rawText, s) }
+
+// rawCloseFrame returns the close frame of a client.
+func rawCloseFrame(code uint16, reason string) []byte {
+	return rawFrame(rawFin|rawClose, string(binary.BigEndian.AppendUint16(nil, code))+reason)
+}
+
+// socketTarget is what the handshake for an id asks for.
+func socketTarget(id, token string) string {
+	return "/peerjs?key=peerjs&id=" + url.QueryEscape(id) + "&token=" + url.QueryEscape(token)
+}
+
+// handshakeFor returns a handshake as a browser sends it, with more lines in its
+// header, each without its end.
+func handshakeFor(target string, lines ...string) string {
+	h := "GET " + target + " HTTP/1.1\r\nHost: peer.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+	for _, l := range lines {
+		h += l + "\r\n"
+	}
+	return h + "\r\n"
+}
+
+// rawOpen opens a connection and writes nothing.
+func (r *rig) rawOpen() *rawPeer {
+	r.t.Helper()
+	return r.rawOpenWith(r.dialer)
+}
+
+func (r *rig) rawOpenWith(dial dialer) *rawPeer {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	conn, err := dial(ctx, "tcp", strings.TrimPrefix(r.url, "http://"))
+	require.NoError(r.t, err)
+	r.t.Cleanup(func() { conn.Close() })
+	return &rawPeer{t: r.t, conn: conn, br: bufio.NewReader(conn)}
+}
+
+// rawConnect opens a connection for an id and waits for OPEN.
+func (r *rig) rawConnect(id string) *rawPeer {
+	r.t.Helper()
+	return r.rawOpen().open(id)
+}
+
+// rawSilent opens a connection for an id, with a small receive buffer where there
+// is one, and reads nothing of it, not even OPEN.
+func (r *rig) rawSilent(id string) *rawPeer {
+	r.t.Helper()
+	p := r.rawOpen()
+	if tcp, ok := p.conn.(*net.TCPConn); ok {
+		require.NoError(r.t, tcp.SetReadBuffer(4<<10))
+	}
+	p.upgrade(id)
+	return p
+}
+
+// open makes the handshake and waits for OPEN.
+func (p *rawPeer) open(id string) *rawPeer {
+	p.t.Helper()
+	p.upgrade(id)
+	p.want(`{"type":"OPEN"}`)
+	return p
+}
+
+// upgrade makes the handshake and reads its answer.
+func (p *rawPeer) upgrade(id string) {
+	p.t.Helper()
+	res := p.handshake(id)
+	require.Equal(p.t, http.StatusSwitchingProtocols, res.StatusCode)
+	require.Equal(p.t, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", res.Header.Get("Sec-WebSocket-Accept"))
+}
+
+// handshake is upgrade with any answer. Every connection has a token of its own.
+func (p *rawPeer) handshake(id string) *http.Response {
+	p.t.Helper()
+	p.id, p.token = id, rand.Text()
+	p.write([]byte(handshakeFor(socketTarget(id, p.token))))
+	return p.response()
+}
+
+// response reads the head of an HTTP answer.
+func (p *rawPeer) response() *http.Response {
+	p.t.Helper()
+	p.conn.SetReadDeadline(time.Now().Add(waitLimit))
+	res, err := http.ReadResponse(p.br, nil)
+	require.NoError(p.t, err)
+	return res
+}
+
+// write writes bytes as they are.
+func (p *rawPeer) write(b []byte) {
+	p.t.Helper()
+	require.NoError(p.t, p.tryWrite(b))
+}
+
+// tryWrite is write for a server that may have hung up already.
+func (p *rawPeer) tryWrite(b []byte) error {
+	p.conn.SetWriteDeadline(time.Now().Add(waitLimit))
+	_, err := p.conn.Write(b)
+	return err
+}
+
+// text sends a whole text frame.
+func (p *rawPeer) text(s string) {
+	p.t.Helper()
+	p.write(rawTextFrame(s))
+	p.sent += uint64(len(s))
+}
+
+// read reads one frame.
+func (p *rawPeer) read() (first byte, payload []byte, err error) {
+	p.conn.SetReadDeadline(time.Now().Add(waitLimit))
+	var head [10]byte
+	if _, err = io.ReadFull(p.br, head[:2]); err != nil {
+		return 0, nil, err
+	}
+	n, size := uint64(head[1]), 2
+	switch n {
+	case 126:
+		size = 4
+		_, err = io.ReadFull(p.br, head[2:4])
+		n = uint64(binary.BigEndian.Uint16(head[2:]))
+	case 127:
+		size = 10
+		_, err = io.ReadFull(p.br, head[2:10])
+		n = binary.BigEndian.Uint64(head[2:])
+	}
+	if err == nil {
+		payload = make([]byte, n)
+		_, err = io.ReadFull(p.br, payload)
+	}
+	if err == nil {
+		p.got += uint64(size) + n
+	}
+	return head[0], payload, err
+}
+
+// next returns the next frame.
+func (p *rawPeer) next() (first byte, payload []byte) {
+	p.t.Helper()
+	first, payload, err := p.read()
+	require.NoError(p.t, err, "frame for %s", p.id)
+	return first, payload
+}
+
+// want wants this text frame.
+func (p *rawPeer) want(text string) {
+	p.t.Helper()
+	first, payload := p.next()
+	require.Equal(p.t, text, string(payload), "frame for %s", p.id)
+	require.Equal(p.t, byte(rawFin|rawText), first)
+}
+
+// wantClose wants a close frame with this code, and then the end.
+func (p *rawPeer) wantClose(code int) {
+	p.t.Helper()
+	first, payload := p.next()
+	require.Equal(p.t, byte(rawFin|rawClose), first, "%q", payload)
+	require.GreaterOrEqual(p.t, len(payload), 2)
+	require.Equal(p.t, code, int(binary.BigEndian.Uint16(payload)), "%q", payload)
+	p.wantGone()
+}
+
+// wantGone wants the connection to have ended, in whatever way, with nothing
+// before.
+func (p *rawPeer) wantGone() {
+	p.t.Helper()
+	first, payload, err := p.read()
+	require.Error(p.t, err, "%x %q", first, payload)
+	require.NotErrorIs(p.t, err, os.ErrDeadlineExceeded)
+	ended := errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, syscall.ECONNRESET)
+	require.True(p.t, ended, "%v", err)
+}
+
+// skipToEnd reads to the end and returns the close code of the last frame, or 0.
+func (p *rawPeer) skipToEnd() (code int) {
+	p.t.Helper()
+	for {
+		first, payload, err := p.read()
+		if err != nil {
+			require.NotErrorIs(p.t, err, os.ErrDeadlineExceeded)
+			return code
+		}
+		if first == rawFin|rawClose && len(payload) >= 2 {
+			code = int(binary.BigEndian.Uint16(payload))
+		}
+	}
+}
+
+// halfClose sends FIN and can read on.
+func (p *rawPeer) halfClose() {
+	p.t.Helper()
+	require.NoError(p.t, p.conn.(*net.TCPConn).CloseWrite())
+}
+
+// reset ends the connection with RST.
+func (p *rawPeer) reset() {
+	if tcp, ok := p.conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	p.conn.Close()
+}
+
+// wait waits until at least n lines have come.
+func (r *record) wait(t testing.TB, n int) {
+	t.Helper()
+	deadline := time.After(waitLimit)
+	for {
+		r.mu.Lock()
+		lines, change := len(r.lines), r.change
+		r.mu.Unlock()
+		if lines >= n {
+			return
+		}
+		select {
+		case <-change:
+		case <-deadline:
+			require.GreaterOrEqual(t, len(r.all()), n, "%q", r.all())
+		}
+	}
+}
+
+// last waits until n lines have come and returns the last one of them.
+func (r *record) last(t testing.TB, n int) string {
+	t.Helper()
+	r.wait(t, n)
+	return r.all()[n-1]
+}
+
+// bystanders are two peers who must not notice what others do to the server.
+type bystanders struct{ a, b *testPeer }
+
+func (r *rig) bystanders() bystanders {
+	r.t.Helper()
+	return bystanders{r.connect("alice"), r.connect("bob")}
+}
+
+// victims is a rig with two bystanders and a client that is up to something, all
+// of whom have had their OnConnection: the first three lines of the record.
+func victims(t *testing.T, opts Options) (r *rig, rec *record, by bystanders, mallory *rawPeer) {
+	t.Helper()
+	r = newRig(t, opts)
+	rec = watch(r.srv)
+	by = r.bystanders()
+	mallory = r.rawConnect("mallory")
+	rec.wait(t, 3)
+	return r, rec, by, mallory
+}
+
+// talk wants both to have heard nothing so far, and to hear each other.
+func (s bystanders) talk() {
+	s.a.t.Helper()
+	s.a.offer("bob", `"to bob"`)
+	s.b.wantOffer("alice", `"to bob"`)
+	s.b.offer("alice", `"to alice"`)
+	s.a.wantOffer("bob", `"to alice"`)
+}
+
+func TestARawPeerSpeaksTheProtocol(t *testing.T) {
+	r := newRig(t, Options{})
+	by := r.bystanders()
+	p := r.rawConnect("raw")
+	long := `"` + strings.Repeat("x", 300) + `"`
+	p.text(`{"type":"OFFER","dst":"alice","payload":` + long + `}`)
+	by.a.wantOffer("raw", long)
+	by.a.offer("raw", long)
+	p.want(`{"type":"OFFER","src":"alice","dst":"raw","payload":` + long + `}`)
+	p.write(rawFrame(rawFin|rawPing, "hello"))
+	first, payload := p.next()
+	require.Equal(t, byte(rawFin|rawPong), first)
+	require.Equal(t, "hello", string(payload))
+	p.write(rawCloseFrame(3333, "bye"))
+	p.wantClose(3333)
+	by.talk()
+}
