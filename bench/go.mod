@@ -1,0 +1,3 @@
+module github.com/gopeerjs/peer/bench
+
+go 1.26.0
