@@ -17,16 +17,13 @@ func benchOffer(dst string) []byte {
 	return fmt.Appendf(nil, `{"type":"OFFER","payload":{"sdp":{"type":"offer","sdp":"v=0\r\n%s"},"connectionId":"dc_1"},"dst":%q}`, strings.Repeat(line, 24), dst)
 }
 
-// sinkClient is a connected client whose socket takes everything.
-func sinkClient(b *testing.B, s *Server, id string) *Client {
+// stubClient is a client whose socket takes everything and that is not connected.
+func stubClient(t testing.TB, s *Server, id, token string) *Client {
 	near, far := net.Pipe()
 	go io.Copy(io.Discard, far)
-	b.Cleanup(func() { near.Close() })
-	c := newClient(nil, newWire(near, nil), id, "t", &s.opts)
+	t.Cleanup(func() { near.Close() })
+	c := newClient(nil, newWire(near, nil), id, token, &s.opts)
 	c.traffic = s.realm.traffic(id)
-	if _, err := s.realm.admit(c, nil); err != nil {
-		b.Fatal(err)
-	}
 	return c
 }
 
@@ -50,8 +47,8 @@ func BenchmarkHoldAndFlush(b *testing.B) {
 
 func BenchmarkEnqueue(b *testing.B) {
 	s := NewServer(Options{MaxOutboxMessages: -1, MaxOutboxBytes: -1, AliveTimeout: -1})
-	c := sinkClient(b, s, "dst")
-	c.writing = true // a writer that never comes: only the outbox is measured
+	c := stubClient(b, s, "dst", "t")
+	c.admitted, c.writing = true, true // a writer that never comes: only the outbox is measured
 	p := parcel{frame: textFrame(benchOffer("dst"))}
 	b.ReportAllocs()
 	n := 0

@@ -34,13 +34,18 @@ func TestSoManyMayBeConnectedFromOneAddress(t *testing.T) {
 	require.Equal(t, 101, again.response().StatusCode)
 	again.want(`{"type":"OPEN"}`)
 	a.wantClose(CloseReplaced)
+	a.conn.Close()
 	refused(one, "f")
 
 	b.write(rawCloseFrame(1000, ""))
 	b.wantClose(1000)
+	b.conn.Close()
 	rec.wait(t, 8) // five came, one twice; "a" and "b" went
 	r.rawOpenFrom(one).open("f")
-	require.EqualValues(t, 4, r.srv.Stats().Refused["limit"])
+	for c := range r.srv.Realm().Clients() {
+		c.wire.Conn.Close() // or Close would wait for these peers, who do not hang up
+	}
 	closeServer(t, r.srv)
+	require.EqualValues(t, 4, r.srv.Stats().Refused["limit"])
 	require.Empty(t, r.srv.realm.addrs)
 }

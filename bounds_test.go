@@ -330,6 +330,7 @@ func TestSoManyMayBeConnected(t *testing.T) {
 		rec.wait(t, len(rec.all())+1)
 	}
 	r.connect("c")
+	closeServer(t, r.srv)
 	require.EqualValues(t, 2, r.srv.Stats().Refused["limit"])
 	require.Equal(t, 2, r.srv.Stats().PeakClients)
 }

@@ -77,7 +77,7 @@ type Client struct {
 	farewell          []byte           // last frames, written when the outbox is out of use
 	next              *Client          // who took the id over
 	admitted          bool             // it can be found, or could
-	evicted           bool             // by a newcomer, who takes it out of the realm too
+	heir              *Client          // the newcomer who has evicted it, and takes it out of the realm too
 	taken             bool             // the outbox is somebody else's now: it is out of the realm
 	done              bool             // the last event has returned
 	ctx               context.Context  // made when somebody asks for it
@@ -96,9 +96,9 @@ func newClient(ws *websocket.Conn, w *wire, id, token string, limits *Options) *
 // ID returns the id that the peer is known by.
 func (c *Client) ID() string { return c.id }
 
-// Token returns the random token that the PeerJS client made for itself. It is
-// what proves that a new connection for the same id is the same peer, so it
-// should be kept as secret as a password.
+// Token returns the token that the client sent; a PeerJS client makes a random one
+// for itself unless it is given one. It is what proves that a new connection for
+// the same id is the same peer, so it should be kept as secret as a password.
 func (c *Client) Token() string { return c.token }
 
 // User returns what [Options.Authenticate] returned for this connection.
@@ -203,7 +203,7 @@ func (c *Client) enqueue(p parcel) (start bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case !c.admitted || c.taken || c.why != 0 && !c.evicted:
+	case !c.admitted || c.taken || c.why != 0 && c.heir == nil:
 		return false, ErrNotConnected
 	case c.why != 0: // its heir, who is at the door, gets this with the rest
 		c.outbox = append(c.outbox, p)
@@ -274,13 +274,13 @@ func (c *Client) end(why DisconnectReason, cause error, last *Message) bool {
 // evict is end by a newcomer who is to have the id. If it returns true, it is up
 // to the newcomer to take the client out of the realm, and the client stays in it
 // until then: nobody else gets the id meanwhile, nor what is sent to it.
-func (c *Client) evict(why DisconnectReason, last *Message) bool {
+func (c *Client) evict(heir *Client, why DisconnectReason, last *Message) bool {
 	c.mu.Lock()
 	if c.why != 0 {
 		c.mu.Unlock()
 		return false
 	}
-	c.evicted = true
+	c.heir = heir
 	start := c.endLocked(why, nil, last)
 	c.mu.Unlock()
 	if start {
@@ -294,10 +294,18 @@ func (c *Client) evict(why DisconnectReason, last *Message) bool {
 func (c *Client) awaitHeir() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.evicted && !c.taken {
+	for c.heir != nil && !c.taken {
 		c.changed.Wait()
 	}
-	return c.evicted
+	return c.heir != nil
+}
+
+// yieldsTo reports whether a client that has ended leaves its id to by: it had
+// ended by itself, or by evicted it.
+func (c *Client) yieldsTo(by *Client) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.heir == nil || c.heir == by
 }
 
 // endLocked makes the outbox final and both sides of the socket let go. A write
@@ -466,7 +474,7 @@ func (c *Client) write() {
 	}
 	last := c.farewell
 	c.stuck = c.partial > 0 || c.broken // the stream ends inside a frame: nothing can follow
-	stuck, evicted := c.stuck, c.evicted
+	stuck, evicted := c.stuck, c.heir != nil
 	c.mu.Unlock()
 	if c.ended != nil && !evicted {
 		c.ended()

@@ -41,10 +41,8 @@ func TestAHandshakeMayBreakOffAnywhere(t *testing.T) {
 					by.talk()
 				}
 			}
-			// Who has taken the whole request must have noticed the end, too.
-			last := r.dial("mallory", "t")
-			last.wantOpen()
-			by.a.offer("mallory", `1`)
+			last := r.connect("last")
+			by.a.offer("last", `1`)
 			last.wantOffer("alice", `1`)
 			by.talk()
 			last.drop()

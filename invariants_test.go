@@ -253,6 +253,32 @@ func TestNothingIsLostOrRepeatedWhileAnIDChangesHands(t *testing.T) {
 	}
 }
 
+func TestAStrangerCannotSlipIntoATakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{AliveTimeout: -1})
+		holder := stubClient(t, srv, "a", "its own")
+		heir := stubClient(t, srv, "a", "its own")
+		stranger := stubClient(t, srv, "a", "a stranger's")
+		claim := func(c *Client) *refusal { return srv.claim(t.Context(), func() {}, c) }
+		require.Nil(t, claim(holder))
+		require.True(t, holder.evict(heir, ReasonReplaced, nil)) // and the heir is about to be admitted
+		var no *refusal
+		go func() { no = claim(stranger) }()
+		synctest.Wait()
+		require.Nil(t, srv.Realm().Client("a"))
+		require.Equal(t, 1, srv.Realm().Len(), "the place is kept")
+		require.NoError(t, srv.Realm().Send("a", Message{Type: "X"}), "and so is what comes for it")
+		require.Nil(t, claim(heir))
+		synctest.Wait()
+		require.NotNil(t, no)
+		require.Equal(t, refusedTaken, no.cause)
+		require.Same(t, heir, srv.Realm().Client("a"))
+		require.Same(t, heir, holder.Successor())
+		require.NoError(t, srv.realm.check())
+		heir.end(ReasonRemoved, nil, nil)
+	})
+}
+
 // TestEveryMessageArrivesOrExpires sends between peers that come and go, and
 // holds the server to its books: whatever was accepted has been written, or was
 // answered with one EXPIRE for its pair.

@@ -155,8 +155,10 @@ type Options struct {
 	// Authorize decides whether a message may go from a client to its
 	// destination: m has type, source, destination and raw payload. An error
 	// drops the message and is reported to [Server.OnError]; the sender of an
-	// OFFER gets EXPIRE at once, as if the destination were absent. Default:
-	// everybody may send to everybody.
+	// OFFER gets EXPIRE at once, as if the destination were absent. It is asked
+	// when the message comes: if that is held, who gets it may not be connected
+	// yet, so decide by the id and not by [Realm.Client]. Default: everybody
+	// may send to everybody.
 	Authorize func(from *Client, m Message) error
 
 	// RelayTypes are message types of the application's own that are relayed
@@ -227,8 +229,9 @@ type Options struct {
 	// bound.
 	MaxHeldBytes int
 
-	// Logger gets one line for each connection, disconnect and error. It never
-	// sees a token, a key or a payload. Default nil: silent.
+	// Logger gets one line for each connection, disconnect and refusal (Info),
+	// for each error of the host's (Warn), and for each that a client has caused
+	// (Debug). It never sees a token, a key or a payload. Default nil: silent.
 	Logger *slog.Logger
 }
 

@@ -613,6 +613,10 @@ func (s *Server) claim(ctx context.Context, cancel func(), c *Client) *refusal {
 			}
 			return refuse(refusedTaken, http.StatusConflict, TypeIDTaken, "ID is taken")
 		}
+		if replace = nil; !holder.yieldsTo(c) {
+			holder.awaitHeir() // somebody else is about to have the id: ask again then
+			continue
+		}
 		holder.settle()
 		replace = holder
 	}
@@ -623,7 +627,7 @@ func (s *Server) evict(ctx context.Context, cancel func(), holder, c *Client) bo
 	switch {
 	case equal(holder.token, c.token):
 		c.bar(holder.barred...)
-		if holder.evict(ReasonReplaced, nil) {
+		if holder.evict(c, ReasonReplaced, nil) {
 			c.inherits = append(c.inherits, holder)
 		}
 		return true
@@ -631,7 +635,7 @@ func (s *Server) evict(ctx context.Context, cancel func(), holder, c *Client) bo
 		c.bar(holder.barred...)
 		c.bar(holder.token) // two devices that both reconnect by themselves must not take turns
 		last := notice(TypeOverride, "Your id was taken over by another connection")
-		holder.evict(ReasonOverridden, &last)
+		holder.evict(c, ReasonOverridden, &last)
 		return true
 	case s.opts.ProbeAfter < 0 || s.opts.ProbeTimeout < 0 || holder.silence() <= s.opts.ProbeAfter:
 		return false
@@ -641,7 +645,7 @@ func (s *Server) evict(ctx context.Context, cancel func(), holder, c *Client) bo
 	if s.answers(ctx, holder) {
 		return false
 	}
-	holder.evict(ReasonUnresponsive, nil)
+	holder.evict(c, ReasonUnresponsive, nil)
 	return true
 }
 
@@ -925,7 +929,11 @@ func (s *Server) fail(c *Client, err error) {
 	if c != nil {
 		id = loggable(c.id)
 	}
-	s.log(slog.LevelWarn, "peer: error", "id", id, "err", err)
+	level := slog.LevelWarn
+	if c != nil && !errors.Is(err, ErrPanic) {
+		level = slog.LevelDebug // a client can cause as many as it likes
+	}
+	s.log(level, "peer: error", "id", id, "err", err)
 	listeners := s.events.error.get()
 	for i, f := range listeners {
 		panicked := s.tell(c, f, err)

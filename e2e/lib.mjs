@@ -146,10 +146,16 @@ async function startCommand([command, ...args], env) {
 
 // startProxy puts a TCP relay in front of a server. After freeze, the connections it
 // has carry nothing any more, not even their end, as after a lost network; new ones work.
+// After cut, its connections are closed, and so are new ones until mend.
 export async function startProxy(server) {
   const target = new URL(server.url);
   const pairs = new Set();
+  const destroyAll = () => {
+    for (const { near, far } of pairs) [near, far].forEach((s) => s.destroy());
+  };
+  let down = false;
   const proxy = net.createServer({ allowHalfOpen: true }, (near) => {
+    if (down) return near.destroy();
     const far = net.connect({ host: target.hostname, port: target.port, allowHalfOpen: true });
     const pair = { near, far };
     pairs.add(pair);
@@ -168,8 +174,15 @@ export async function startProxy(server) {
         far.unpipe(near).pause();
       }
     },
+    cut() {
+      down = true;
+      destroyAll();
+    },
+    mend() {
+      down = false;
+    },
     stop() {
-      for (const { near, far } of pairs) [near, far].forEach((s) => s.destroy());
+      destroyAll();
       return new Promise((done) => proxy.close(done));
     },
   };
@@ -206,8 +219,9 @@ export async function openBrowser() {
     timeout: startTimeout,
   });
 
-  // newTab opens the page in a new context, which ends with the test t.
-  async function newTab(t) {
+  // newPage opens an address in a new context, which ends with the test t. It returns
+  // Playwright's page.
+  async function newPage(t, url) {
     // A page that may use the camera gives its real addresses to WebRTC. Others give
     // made-up mDNS names, which need multicast to resolve.
     const context = await browser.newContext({ permissions: ['camera', 'microphone'] });
@@ -215,11 +229,15 @@ export async function openBrowser() {
     const page = await context.newPage();
     page.setDefaultTimeout(wantTimeout);
     if (verbose) page.on('console', (line) => console.error(line.text()));
-    await page.goto(site.url);
-    return new Tab(page);
+    await page.goto(url);
+    return page;
   }
 
+  // newTab opens the page of the tests in a new context.
+  const newTab = async (t) => new Tab(await newPage(t, site.url));
+
   return {
+    newPage,
     newTab,
     // newPeer opens a new context and makes a PeerJS client there. It does not wait for
     // the client to be online: see wantOpen and wantError.
@@ -289,6 +307,8 @@ export class Tab {
   disconnect = () => this.run('disconnect');
   reconnect = () => this.run('reconnect');
   listAllPeers = () => this.run('listAllPeers');
+  keepReconnecting = (ms) => this.run('keepReconnecting', [ms]);
+  unread = (event) => this.run('unread', [event]);
   unreadErrors = () => this.run('unreadErrors');
   reload = () => this.page.reload();
 

@@ -51,6 +51,14 @@ window.e2e = (() => {
     });
   }
 
+  // keepReconnecting does what many applications do: whenever the client is disconnected,
+  // it reconnects a little later, whatever the reason.
+  function keepReconnecting(ms) {
+    const mine = peer;
+    const again = () => mine.disconnected && !mine.destroyed && mine.reconnect();
+    mine.on('disconnected', () => setTimeout(again, ms));
+  }
+
   function keepChannel(channel) {
     const from = channel.peer;
     channels[from] = channel;
@@ -118,6 +126,7 @@ window.e2e = (() => {
 
   return {
     newPeer,
+    keepReconnecting,
     next,
     connect,
     call,
@@ -126,6 +135,7 @@ window.e2e = (() => {
     disconnect: () => peer.disconnect(),
     reconnect: () => peer.reconnect(),
     listAllPeers: () => new Promise((resolve) => peer.listAllPeers(resolve)),
+    unread: (name) => unread[name] ?? [],
     unreadErrors: () => unread.error ?? [],
     log: () => log,
   };

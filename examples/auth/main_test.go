@@ -1,0 +1,462 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	//lint:file-ignore SA1019 see client.go
+	"nhooyr.io/websocket"
+
+	"github.com/gopeerjs/peer"
+)
+
+// waitLimit bounds every wait of a test for something that must happen.
+const waitLimit = 20 * time.Second
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func newSite(t testing.TB) *site {
+	k, err := newKey("")
+	require.NoError(t, err)
+	return &site{key: k}
+}
+
+// A rig is the application on a loopback socket.
+type rig struct {
+	t testing.TB
+	*site
+	srv *peer.Server
+	url string
+}
+
+func newRig(t testing.TB) *rig {
+	s := newSite(t)
+	h, srv := s.handler(quiet)
+	return serve(t, s, h, srv)
+}
+
+func serve(t testing.TB, s *site, h http.Handler, srv *peer.Server) *rig {
+	ts := httptest.NewServer(h)
+	t.Cleanup(func() {
+		require.NoError(t, srv.Close())
+		ts.Close()
+	})
+	return &rig{t: t, site: s, srv: srv, url: ts.URL}
+}
+
+// newToken is a token as a page gets it.
+func (r *rig) newToken(user, room string) string {
+	r.t.Helper()
+	_, token := askToken(r.t, r.site, user, room)
+	return token
+}
+
+// askToken logs in and asks for a token.
+func askToken(t testing.TB, s *site, user, room string) (id, token string) {
+	t.Helper()
+	res := login(s, user, passwords[user], room)
+	require.Equal(t, http.StatusNoContent, res.Code, res.Body)
+	res = post(s.token, "", res.Result().Cookies()...)
+	require.Equal(t, http.StatusOK, res.Code, res.Body)
+	var got struct{ ID, Token string }
+	require.NoError(t, json.Unmarshal(res.Body.Bytes(), &got))
+	return got.ID, got.Token
+}
+
+func login(s *site, user, password, room string) *httptest.ResponseRecorder {
+	return post(s.login, url.Values{"user": {user}, "password": {password}, "room": {room}}.Encode())
+}
+
+func post(h http.HandlerFunc, body string, cookies ...*http.Cookie) *httptest.ResponseRecorder {
+	req := httptest.NewRequest("POST", "/", strings.NewReader(body))
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	for _, c := range cookies {
+		req.AddCookie(c)
+	}
+	res := httptest.NewRecorder()
+	h(res, req)
+	return res
+}
+
+// A client is a socket that has been asked for with an id and a token.
+type client struct {
+	t  testing.TB
+	ws *websocket.Conn
+}
+
+// dial opens a socket. What the server has to say about it is still to be read.
+func (r *rig) dial(id, token string) *client {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	q := url.Values{"key": {"peerjs"}, "id": {id}, "token": {token}}
+	ws, _, err := websocket.Dial(ctx, r.url+"/peerjs/peerjs?"+q.Encode(), nil)
+	require.NoError(r.t, err)
+	r.t.Cleanup(func() { ws.CloseNow() })
+	return &client{r.t, ws}
+}
+
+// online opens a socket for a user in a room, and waits for OPEN.
+func (r *rig) online(user, room string) *client {
+	r.t.Helper()
+	c := r.dial(user+"-"+room, r.newToken(user, room))
+	c.want(`{"type":"OPEN"}`)
+	return c
+}
+
+// want wants this message next.
+func (c *client) want(message string) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	_, data, err := c.ws.Read(ctx)
+	require.NoError(c.t, err, "want %s", message)
+	require.JSONEq(c.t, message, string(data))
+}
+
+// wantClosed wants the socket to be closed next, with this code.
+func (c *client) wantClosed(code websocket.StatusCode) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	_, data, err := c.ws.Read(ctx)
+	require.Error(c.t, err, "%s", data)
+	require.Equal(c.t, code, websocket.CloseStatus(err), err)
+}
+
+func (c *client) send(message string) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	require.NoError(c.t, c.ws.Write(ctx, websocket.MessageText, []byte(message)))
+}
+
+// wantRead wants the server to have read everything that alice-blue has sent, and to have
+// nothing for her but the message that she now sends to herself.
+func (c *client) wantRead() {
+	c.t.Helper()
+	c.send(`{"type":"CHAT","dst":"alice-blue","payload":"me"}`)
+	c.want(`{"type":"CHAT","src":"alice-blue","dst":"alice-blue","payload":"me"}`)
+}
+
+func TestWhoIsTurnedAwayReadsWhy(t *testing.T) {
+	r := newRig(t)
+	soon, past := time.Now().Add(time.Hour), time.Now().Add(-time.Second)
+	alice := ticket{User: "alice", Room: "blue", Nonce: "1", Expires: soon}
+	good := r.key.sign(useToken, alice)
+	body, mac, _ := strings.Cut(good, ".")
+	expired := alice
+	expired.Expires = past
+
+	for name, tc := range map[string]struct{ token, want string }{
+		"made by the client":       {"k3j5h2k3j5h", "Your token is not valid"},
+		"signed with another key":  {newSite(t).key.sign(useToken, alice), "Your token is not valid"},
+		"not signed":               {body + ".", "Your token is not valid"},
+		"signed in part":           {good[:len(good)-1], "Your token is not valid"},
+		"signed and more":          {good + "A", "Your token is not valid"},
+		"signed for somebody else": {base64.RawURLEncoding.EncodeToString([]byte(`{"User":"alice"}`)) + "." + mac, "Your token is not valid"},
+		"signed but no ticket":     {"bm8." + r.key.mac(useToken, "bm8"), "Your token is not valid"},
+		"signed but no base64":     {"!." + r.key.mac(useToken, "!"), "Your token is not valid"},
+		"a session":                {r.key.sign(useSession, alice), "Your token is not valid"},
+		"expired":                  {r.key.sign(useToken, expired), "Your token has expired"},
+		"another user's":           {r.newToken("bob", "blue"), `Your token is for the id \"bob-blue\"`},
+		"for another room":         {r.newToken("alice", "green"), `Your token is for the id \"alice-green\"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := r.dial("alice-blue", tc.token)
+			c.want(`{"type":"ERROR","payload":{"msg":"` + tc.want + `"}}`)
+			c.wantClosed(websocket.StatusPolicyViolation)
+			require.Zero(t, r.srv.Realm().Len())
+		})
+	}
+
+	r.dial("alice-blue", good).want(`{"type":"OPEN"}`)
+}
+
+// Every bit of a token counts, so there is no second way to write the same one.
+func TestATamperedTokenIsRefused(t *testing.T) {
+	s := newSite(t)
+	_, token := askToken(t, s, "alice", "blue")
+	for i := range token {
+		for _, flip := range []byte{1, 2, 4, 8, 16, 32} {
+			tampered := []byte(token)
+			tampered[i] ^= flip
+			_, err := s.authenticate(nil, "alice-blue", string(tampered))
+			require.Error(t, err, "%s", tampered)
+		}
+	}
+}
+
+func TestTokensAndSessionsExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		session := login(s, "alice", "wonderland", "blue").Result().Cookies()
+		for range 3 {
+			_, token := askToken(t, s, "alice", "blue")
+			time.Sleep(tokenLife - 1)
+			user, err := s.authenticate(nil, "alice-blue", token)
+			require.NoError(t, err)
+			require.Equal(t, "alice", user.(ticket).User)
+			time.Sleep(1)
+			_, err = s.authenticate(nil, "alice-blue", token)
+			require.ErrorContains(t, err, "Your token has expired")
+		}
+		time.Sleep(sessionLife - 3*tokenLife - 1)
+		require.Equal(t, http.StatusOK, post(s.token, "", session...).Code)
+		time.Sleep(1)
+		res := post(s.token, "", session...)
+		require.Equal(t, http.StatusUnauthorized, res.Code)
+		require.Equal(t, "Your session has expired\n", res.Body.String())
+	})
+}
+
+func TestTokensFitIntoAHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // where time stands still, and tells no two tokens apart
+		s := newSite(t)
+		seen := map[string]bool{}
+		for user := range passwords {
+			for _, room := range []string{"blue", strings.Repeat("z", 32)} {
+				for range 2 {
+					id, token := askToken(t, s, user, room)
+					require.Equal(t, user+"-"+room, id)
+					require.True(t, peer.StrictID(id), "the client of PeerJS refuses the id %s", id)
+					require.Equal(t, token, url.QueryEscape(token), "the client of PeerJS does not escape it")
+					require.Less(t, len(token), 1024)
+					require.False(t, seen[token], "two pages have the same token")
+					seen[token] = true
+				}
+			}
+		}
+	})
+}
+
+func TestASecondDeviceOfAUserTakesTheIDOver(t *testing.T) {
+	const overridden = `{"type":"OVERRIDE_CONNECTION","payload":{"msg":"Your id was taken over by another connection"}}`
+	r := newRig(t)
+	phoneToken := r.newToken("alice", "blue")
+	phone := r.dial("alice-blue", phoneToken)
+	phone.want(`{"type":"OPEN"}`)
+
+	laptop := r.online("alice", "blue")
+	phone.want(overridden)
+	phone.wantClosed(peer.CloseOverridden)
+
+	// The phone may reconnect as often as it likes.
+	for range 3 {
+		phone = r.dial("alice-blue", phoneToken)
+		phone.want(`{"type":"ID-TAKEN","payload":{"msg":"ID is taken"}}`)
+		phone.wantClosed(websocket.StatusPolicyViolation)
+	}
+	// Bob cannot, with no token that he can get.
+	for _, room := range []string{"blue", "green"} {
+		r.dial("alice-blue", r.newToken("bob", room)).want(`{"type":"ERROR","payload":{"msg":"Your token is for the id \"bob-` + room + `\""}}`)
+	}
+	laptop.wantRead()
+
+	// With a new token it is a new device.
+	r.online("alice", "blue")
+	laptop.want(overridden)
+	laptop.wantClosed(peer.CloseOverridden)
+}
+
+func TestAUserOnlineInTwoRoomsIsTwoPeers(t *testing.T) {
+	r := newRig(t)
+	r.online("alice", "blue")
+	r.online("alice", "green")
+	require.Equal(t, []string{"alice-blue", "alice-green"}, r.srv.Realm().ClientIDs())
+}
+
+// Even where authenticate lets several users have an id, it does not pass between them.
+func TestNobodyOverridesAnotherUser(t *testing.T) {
+	srv := peer.NewServer(peer.Options{
+		AllowOverride: sameUser,
+		Authenticate: func(_ *http.Request, _, token string) (any, error) {
+			user, _, _ := strings.Cut(token, ".")
+			return ticket{User: user}, nil
+		},
+	})
+	r := serve(t, nil, http.StripPrefix("/peerjs", srv), srv)
+	r.dial("reception", "alice.1").want(`{"type":"OPEN"}`)
+	r.dial("reception", "bob.1").want(`{"type":"ID-TAKEN","payload":{"msg":"ID is taken"}}`)
+	r.dial("reception", "alice.2").want(`{"type":"OPEN"}`)
+}
+
+func TestMessagesStayInTheirRoom(t *testing.T) {
+	r := newRig(t)
+	alice, bob, carol := r.online("alice", "blue"), r.online("bob", "blue"), r.online("carol", "green")
+
+	alice.send(`{"type":"OFFER","dst":"bob-blue","payload":1}`)
+	bob.want(`{"type":"OFFER","src":"alice-blue","dst":"bob-blue","payload":1}`)
+	bob.send(`{"type":"CHAT","dst":"alice-blue","payload":"hello"}`)
+	alice.want(`{"type":"CHAT","src":"bob-blue","dst":"alice-blue","payload":"hello"}`)
+
+	// An offer to somebody who is absent waits some seconds for its EXPIRE. One that may
+	// not go there gets it at once, and so before that: online, absent or no id at all.
+	alice.send(`{"type":"OFFER","dst":"alice2-blue"}`)
+	for _, dst := range []string{"carol-green", "bob-green", "blue", "-green", "bob-blue-x", "nobody"} {
+		alice.send(`{"type":"OFFER","dst":"` + dst + `","payload":2}`)
+		alice.want(`{"type":"EXPIRE","src":"` + dst + `","dst":"alice-blue"}`)
+	}
+	for _, kind := range []string{"ANSWER", "CANDIDATE", "LEAVE", "EXPIRE", "CHAT"} {
+		alice.send(`{"type":"` + kind + `","dst":"carol-green","payload":3}`)
+		alice.send(`{"type":"` + kind + `","dst":"bob-green","payload":3}`)
+	}
+	alice.wantRead()
+
+	// The first that anybody in green gets is from green, also who came later.
+	late := r.online("bob", "green")
+	carol.send(`{"type":"CHAT","dst":"bob-green","payload":4}`)
+	late.want(`{"type":"CHAT","src":"carol-green","dst":"bob-green","payload":4}`)
+	late.send(`{"type":"CHAT","dst":"carol-green","payload":5}`)
+	carol.want(`{"type":"CHAT","src":"bob-green","dst":"carol-green","payload":5}`)
+}
+
+func TestAnOfferWaitsForAPeerOfTheRoom(t *testing.T) {
+	r := newRig(t)
+	alice := r.online("alice", "blue")
+	alice.send(`{"type":"OFFER","dst":"bob-blue","payload":1}`)
+	alice.wantRead()
+	r.online("bob", "blue").want(`{"type":"OFFER","src":"alice-blue","dst":"bob-blue","payload":1}`)
+}
+
+func TestOnlyUsersComeIn(t *testing.T) {
+	s := newSite(t)
+	for name, tc := range map[string]struct {
+		user, password, room string
+		want                 int
+	}{
+		"as they should":    {"alice", "wonderland", "blue", http.StatusNoContent},
+		"wrong password":    {"alice", "builder", "blue", http.StatusUnauthorized},
+		"longer password":   {"alice", "wonderlands", "blue", http.StatusUnauthorized},
+		"shorter password":  {"alice", "wonder", "blue", http.StatusUnauthorized},
+		"no password":       {"alice", "", "blue", http.StatusUnauthorized},
+		"unknown user":      {"mallory", "wonderland", "blue", http.StatusUnauthorized},
+		"unknown, no words": {"mallory", "", "blue", http.StatusUnauthorized},
+		"nobody":            {"", "", "blue", http.StatusUnauthorized},
+		"no room":           {"alice", "wonderland", "", http.StatusBadRequest},
+		"a room with dash":  {"alice", "wonderland", "blue-green", http.StatusBadRequest},
+		"a room of two":     {"alice", "wonderland", "blue\n", http.StatusBadRequest},
+		"a long room":       {"alice", "wonderland", strings.Repeat("z", 33), http.StatusBadRequest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			res := login(s, tc.user, tc.password, tc.room)
+			require.Equal(t, tc.want, res.Code)
+			require.Equal(t, tc.want == http.StatusNoContent, len(res.Result().Cookies()) == 1)
+		})
+	}
+}
+
+func TestASessionIsOutOfReachForScriptsAndOtherSites(t *testing.T) {
+	s := newSite(t)
+	cookie := login(s, "alice", "wonderland", "blue").Result().Cookies()[0]
+	require.True(t, cookie.HttpOnly)
+	require.Equal(t, http.SameSiteStrictMode, cookie.SameSite)
+	require.Equal(t, http.StatusOK, post(s.token, "", cookie).Code)
+
+	require.Equal(t, http.StatusUnauthorized, post(s.token, "").Code)
+	_, token := askToken(t, s, "alice", "blue")
+	for _, value := range []string{"alice", "", token, newSite(t).key.sign(useSession, ticket{User: "alice", Expires: time.Now().Add(time.Hour)})} {
+		res := post(s.token, "", &http.Cookie{Name: "session", Value: value})
+		require.Equal(t, http.StatusUnauthorized, res.Code, value)
+		require.Equal(t, "Your session is not valid\n", res.Body.String())
+	}
+
+	h, srv := s.handler(quiet)
+	defer srv.Close()
+	for origin, want := range map[string]int{
+		"http://example.com":  http.StatusOK, // the host of httptest's requests
+		"http://evil.example": http.StatusForbidden,
+	} {
+		req := httptest.NewRequest("POST", "/token", nil)
+		req.Header.Set("Origin", origin)
+		req.AddCookie(cookie)
+		res := httptest.NewRecorder()
+		h.ServeHTTP(res, req)
+		require.Equal(t, want, res.Code, origin)
+	}
+}
+
+func TestAKeyOfItsOwnOutlivesTheProgram(t *testing.T) {
+	sign := func(given string) string {
+		k, err := newKey(given)
+		require.NoError(t, err)
+		return k.sign(useToken, ticket{User: "alice"})
+	}
+	given := strings.Repeat("0123456789abcdef", 2)
+	require.Equal(t, sign(given), sign(given))
+	require.NotEqual(t, sign(""), sign(""))
+	_, err := newKey(given[1:])
+	require.ErrorContains(t, err, "AUTH_KEY must have at least 32 bytes")
+}
+
+func TestTheClientComesFromAFileOrTheCDN(t *testing.T) {
+	s := newSite(t)
+	h, srv := s.handler(quiet)
+	defer srv.Close()
+	get := func() *http.Response {
+		res := httptest.NewRecorder()
+		h.ServeHTTP(res, httptest.NewRequest("GET", "/peerjs.js", nil))
+		return res.Result()
+	}
+	require.Equal(t, http.StatusFound, get().StatusCode)
+	require.Contains(t, get().Header.Get("Location"), "https://unpkg.com/peerjs@")
+	s.script = []byte("the client")
+	require.Equal(t, http.StatusOK, get().StatusCode)
+	require.Equal(t, "text/javascript; charset=utf-8", get().Header.Get("Content-Type"))
+}
+
+func TestTheWholeLifeOfTheProgram(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "client.js")
+	require.NoError(t, os.WriteFile(script, []byte("the client"), 0o600))
+	key := strings.Repeat("k", 32)
+	ctx, quit := context.WithCancel(t.Context())
+	log, out := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		done <- run(ctx, "127.0.0.1:0", script, key, slog.New(slog.NewTextHandler(out, nil)))
+		out.Close()
+	}()
+	line := make([]byte, 1000)
+	n, err := log.Read(line)
+	require.NoError(t, err)
+	found := regexp.MustCompile(`msg=listening url=(http://127\.0\.0\.1:[1-9][0-9]*)/\n`).FindSubmatch(line[:n])
+	require.NotNil(t, found, "%s", line[:n])
+	go io.Copy(io.Discard, log)
+
+	r := &rig{t: t, site: &site{key: []byte(key)}, url: string(found[1])}
+	for path, want := range map[string]string{"/": "<title>auth</title>", "/peerjs.js": "the client", "/peerjs/": "PeerJS"} {
+		res, err := http.Get(r.url + path)
+		require.NoError(t, err)
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		require.NoError(t, err)
+		require.Contains(t, string(body), want)
+	}
+	alice := r.online("alice", "blue")
+	quit()
+	alice.wantClosed(websocket.StatusGoingAway)
+	select {
+	case err := <-done:
+		require.NoError(t, err)
+	case <-time.After(waitLimit):
+		t.Fatal("the program did not end")
+	}
+
+	require.Error(t, run(t.Context(), "127.0.0.1:0", script+"x", key, quiet))
+	require.Error(t, run(t.Context(), "127.0.0.1:0", "", "short", quiet))
+	require.Error(t, run(t.Context(), "127.0.0.1:-1", "", key, quiet))
+}
