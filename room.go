@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -269,7 +270,7 @@ func (s *Server) handleRoom(c *Client, e *envelope) {
 	if rej := (*Reject)(nil); errors.As(err, &rej) {
 		p.Msg = rej.Message
 	} else if errors.Is(err, ErrRoomFull) || errors.Is(err, ErrTooManyRooms) || errors.Is(err, ErrRoomName) {
-		p.Msg = err.Error()
+		p.Msg = strings.TrimPrefix(err.Error(), "peer: ")
 	} else {
 		s.fail(c, fmt.Errorf("allowing to join: %w", err))
 	}

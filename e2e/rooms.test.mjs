@@ -1,0 +1,330 @@
+// The video call of examples/videocall: who comes is seen, who goes is gone, and what
+// happens to the server does not happen to the call.
+//
+// E2E_PICTURE=FILE writes a picture of the call, as it is in docs/videocall.png.
+import assert from 'node:assert/strict';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { after, test } from 'node:test';
+import { openBrowser, sleep, startProxy, startServer, within } from './lib.mjs';
+
+const here = path.dirname(fileURLToPath(import.meta.url));
+
+// Times in milliseconds. The first two are promises of the example.
+const goneAfterCrash = 2000;
+const backAfterRestart = 10_000;
+const wantTimeout = 20_000; // for what has no promise, on a slow machine
+
+const picture = process.env.E2E_PICTURE; // a file for a picture of the call
+
+const startCall = (port = 0) =>
+  startServer('examples/videocall', [
+    ...['-addr', `127.0.0.1:${port}`, '-ice', '[]'],
+    ...['-peerjs', path.join(here, 'node_modules/peerjs/dist/peerjs.min.js')],
+  ]);
+
+const server = await startCall();
+const browser = await openBrowser();
+after(async () => {
+  await browser.close();
+  await server.stop();
+});
+
+// A Guest is one browser context in a room.
+class Guest {
+  constructor(name, page) {
+    this.name = name;
+    this.page = page;
+    this.url = page.url(); // the link to share
+  }
+
+  // run calls a function in the page.
+  run = (f, ...args) => within(wantTimeout, `${this.name}'s page`, this.page.evaluate(f, ...args));
+
+  wait = (what, f, arg, ms = wantTimeout) =>
+    this.page.waitForFunction(f, arg, { timeout: ms, polling: 50 }).catch(async (err) => {
+      const seen = await within(2000, 'text', this.page.innerText('body')).catch(String);
+      throw new Error(`${this.name} wants ${what}: ${err.message}\n${seen}`);
+    });
+}
+
+// join opens a link and joins under a name.
+async function join(t, name, url) {
+  const page = await browser.newPage(t, 'about:blank');
+  await page.addInitScript(picture ? paintedCamera : smallCamera, name);
+  await page.addInitScript(() => {
+    // The test has to tell one RTCPeerConnection from another.
+    window.connections = [];
+    window.RTCPeerConnection = class extends RTCPeerConnection {
+      constructor(...args) {
+        super(...args);
+        window.connections.push(this);
+      }
+    };
+  });
+  await page.goto(url);
+  await page.getByLabel('Your name').fill(name);
+  await page.getByRole('button', { name: 'Join' }).click();
+  return new Guest(name, page);
+}
+
+// smallCamera runs in a page: a dozen large pictures are slow without a graphics card.
+function smallCamera() {
+  const devices = navigator.mediaDevices;
+  const getUserMedia = devices.getUserMedia.bind(devices);
+  devices.getUserMedia = (wanted) => getUserMedia({ ...wanted, video: { width: 160, height: 90, frameRate: 10 } });
+}
+
+// paintedCamera runs in a page: somebody in front of a wall, instead of the browser's test
+// picture, which is the same for everybody.
+function paintedCamera(name) {
+  const [wall, shirt, skin, hair, sun] = {
+    Ada: ['#38507e', '#e9b44c', '#f0c8a0', '#5b3a29', '#f7d9a8'],
+    Grace: ['#7a4b5e', '#4fb0ae', '#8d5a3b', '#221a1a', '#e8a5a0'],
+    Linus: ['#3f6b57', '#c8553d', '#f3d3b5', '#c9a227', '#b7d7a8'],
+    Ken: ['#5d5a88', '#f2f2ee', '#d9a066', '#3a3a3a', '#c9c6ef'],
+  }[name];
+  const canvas = Object.assign(document.createElement('canvas'), { width: 640, height: 400 });
+  const pen = canvas.getContext('2d');
+  const round = (colour, x, y, rx, ry) => {
+    pen.fillStyle = colour;
+    pen.beginPath();
+    pen.ellipse(x, y, rx, ry, 0, 0, 7);
+    pen.fill();
+  };
+  const paint = (ms) => {
+    const sway = Math.sin(ms / 700 + wall.charCodeAt(2)) * 6;
+    pen.fillStyle = wall;
+    pen.fillRect(0, 0, 640, 400);
+    round(sun, 520, 90, 46, 46);
+    round(shirt, 320 + sway / 2, 440, 170, 150);
+    round(skin, 320 + sway, 290, 34, 50);
+    round(hair, 320 + sway, 175, 92, 100);
+    round(skin, 320 + sway, 200, 76, 88);
+    round(hair, 320 + sway, 126, 80, 40);
+    for (const x of [292, 348]) round('#222', x + sway * 1.2, 200, 7, ms % 3700 < 150 ? 1 : 8);
+    pen.lineWidth = 6;
+    pen.strokeStyle = '#a2413b';
+    pen.lineCap = 'round';
+    pen.beginPath();
+    pen.arc(320 + sway * 1.2, 222, 28, 0.5, Math.PI - 0.5);
+    pen.stroke();
+  };
+  setInterval(() => paint(performance.now()), 100);
+  const devices = navigator.mediaDevices;
+  const getUserMedia = devices.getUserMedia.bind(devices);
+  devices.getUserMedia = async () => {
+    const stream = await getUserMedia({ audio: true });
+    stream.addTrack(canvas.captureStream(10).getVideoTracks()[0]);
+    return stream;
+  };
+}
+
+// takePicture makes the picture of the call that is in docs/: four people, one of them
+// muted, and something said.
+async function takePicture([ada, grace]) {
+  await ada.page.setViewportSize({ width: 1200, height: 720 });
+  await ada.page.getByRole('button', { name: 'Chat' }).click();
+  await grace.page.getByLabel('Message to everyone').fill('Good morning! Shall we start?');
+  await grace.page.getByRole('button', { name: 'Send' }).click();
+  await sleep(1000);
+  await ada.page.getByLabel('Message to everyone').fill('Yes, everyone is here.');
+  await ada.page.getByRole('button', { name: 'Send' }).click();
+  await sleep(4000); // until the pictures are sharp
+  await ada.page.screenshot({ path: picture });
+}
+
+// joinAll lets people join one room, one after the other, and waits until they see each other.
+async function joinAll(t, names, url = server.url) {
+  const guests = [];
+  for (const name of names) guests.push(await join(t, name, guests[0]?.url ?? url));
+  await wantEveryoneSees(guests);
+  return guests;
+}
+
+// wantEveryoneSees waits until each of the guests has a tile of each, with its name and a
+// picture that moves, and nobody else's.
+async function wantEveryoneSees(guests, ms) {
+  await Promise.all(guests.map((g) => wantTiles(g, guests, ms)));
+  await Promise.all(guests.map(wantMovingPictures));
+}
+
+// wantTiles waits until a guest has these tiles and no others.
+function wantTiles(guest, guests, ms) {
+  const names = guests.map((g) => (g === guest ? `${g.name} (you)` : g.name)).sort();
+  return guest.wait(
+    `the tiles ${names}`,
+    (names) => {
+      const tiles = [...document.querySelectorAll('.tile .name')].map((e) => e.textContent);
+      return JSON.stringify(tiles.sort()) === JSON.stringify(names);
+    },
+    names,
+    ms,
+  );
+}
+
+// wantMovingPictures waits until all the pictures that a guest sees have moved from now on.
+function wantMovingPictures(guest) {
+  return guest.run(async () => {
+    const moved = async (video) => {
+      const from = video.currentTime;
+      for (let frames = 0; frames < 3 || video.currentTime === from; frames++) {
+        await new Promise((frame) => video.requestVideoFrameCallback(frame));
+      }
+      return video.videoWidth > 0;
+    };
+    const all = await Promise.all([...document.querySelectorAll('.tile video')].map(moved));
+    if (all.includes(false)) throw new Error('a picture without a size');
+  });
+}
+
+// wantUndisturbed runs what happens to a call, and wants every guest to have the same
+// connections and <video> elements afterwards, all of them connected all the time.
+async function wantUndisturbed(guests, happens) {
+  const mark = () => {
+    window.before = window.connections.filter((c) => c.signalingState !== 'closed');
+    window.videos = [...document.querySelectorAll('.tile video')];
+    window.trouble = [];
+    for (const c of window.before) {
+      c.addEventListener('connectionstatechange', () => window.trouble.push(c.connectionState));
+    }
+    return window.before.length;
+  };
+  const compare = () => ({
+    connections: window.connections.filter((c) => c.signalingState !== 'closed').length,
+    same: window.before.every((c) => c.connectionState === 'connected'),
+    videos: window.videos.every((v) => v.isConnected && !v.paused && v.srcObject.active),
+    trouble: window.trouble,
+  });
+  const counts = await Promise.all(guests.map((g) => g.run(mark)));
+  await happens();
+  for (const [i, g] of guests.entries()) {
+    const expected = { connections: counts[i], same: true, videos: true, trouble: [] };
+    assert.deepEqual(await g.run(compare), expected, `the connections of ${g.name}`);
+  }
+}
+
+const wantBanner = (guest, shown) =>
+  guest.wait(`${shown ? 'a' : 'no'} banner`, (shown) => document.getElementById('banner').hidden !== shown, shown);
+
+// crash ends the process of a guest's page, which has no time to say anything.
+async function crash(guest) {
+  const session = await guest.page.context().newCDPSession(guest.page);
+  session.send('Page.crash').catch(() => {}); // it cannot answer any more
+  return performance.now();
+}
+
+test('the front page makes a room of its own and moves to its link', async (t) => {
+  const pages = [await browser.newPage(t, server.url), await browser.newPage(t, server.url)];
+  const [one, two] = pages.map((p) => p.url());
+  assert.match(one, /\/room\/[a-z0-9]{3}-[a-z0-9]{4}-[a-z0-9]{3}$/);
+  assert.notEqual(one, two);
+  assert.equal(await pages[0].innerText('#link'), one.replace('http://', ''));
+});
+
+test('three people see each other move, chat, and a fourth joins late', async (t) => {
+  const guests = await joinAll(t, ['Ada', 'Grace', 'Linus']);
+  const [ada, grace, linus] = guests;
+
+  const message = picture ? 'Hello everyone!' : 'hello <b>everyone</b>';
+  await grace.page.getByRole('button', { name: 'Chat' }).click();
+  await grace.page.getByLabel('Message to everyone').fill(message);
+  await grace.page.getByRole('button', { name: 'Send' }).click();
+  for (const g of [ada, linus]) {
+    await g.wait(
+      'the message',
+      (text) => document.querySelector('#log li')?.textContent === text,
+      `Grace${message}`,
+    );
+  }
+
+  await ada.page.getByRole('button', { name: 'Mute microphone' }).click();
+  await ada.page.getByRole('button', { name: 'Turn camera off' }).click();
+  const adasTile = () => {
+    const tile = [...document.querySelectorAll('.tile')].find((e) => e.textContent.includes('Ada'));
+    return tile?.matches('.silent.dark') ?? false;
+  };
+  for (const g of [grace, linus]) await g.wait('Ada to be silent and dark', adasTile);
+
+  // Who comes late learns at once what the others have switched off.
+  const ken = await join(t, 'Ken', ada.url);
+  guests.push(ken);
+  await Promise.all(guests.map((g) => wantTiles(g, guests)));
+  await ken.wait('Ada to be silent and dark', adasTile);
+  await ada.page.getByRole('button', { name: 'Turn camera off' }).click();
+  await wantEveryoneSees(guests);
+  if (picture) await takePicture(guests);
+
+  await linus.page.getByRole('button', { name: 'Leave' }).click();
+  for (const g of [ada, grace, ken]) await wantTiles(g, [ada, grace, ken], goneAfterCrash);
+});
+
+test('who crashes is gone within two seconds, and the others stay', async (t) => {
+  const [ada, grace, linus] = await joinAll(t, ['Ada', 'Grace', 'Linus']);
+  const rest = [ada, grace];
+  const start = await crash(linus);
+  await Promise.all(rest.map((g) => wantTiles(g, rest, goneAfterCrash)));
+  t.diagnostic(`gone after ${Math.round(performance.now() - start)} ms`);
+  await wantEveryoneSees(rest);
+});
+
+test('a lost connection to the server does not disturb the call', async (t) => {
+  const proxy = await startProxy(server);
+  t.after(() => proxy.stop());
+  const ada = await join(t, 'Ada', server.url);
+  const grace = await join(t, 'Grace', ada.url.replace(server.url, proxy.url));
+  const linus = await join(t, 'Linus', ada.url);
+  const guests = [ada, grace, linus];
+  await wantEveryoneSees(guests);
+  await wantUndisturbed(guests, async () => {
+    proxy.cut();
+    await wantBanner(grace, true);
+    await sleep(3000); // longer than it takes to see that somebody has crashed
+    await Promise.all(guests.map(wantMovingPictures));
+    await Promise.all(guests.map((g) => wantTiles(g, guests)));
+    proxy.mend();
+    await wantBanner(grace, false);
+    await wantEveryoneSees(guests);
+  });
+  // She is back in the room: the newcomer finds her.
+  guests.push(await join(t, 'Ken', ada.url));
+  await wantEveryoneSees(guests);
+});
+
+test('a call outlives its server, and all are back in the room after a restart', async (t) => {
+  const first = await startCall();
+  t.after(() => first.kill());
+  const guests = await joinAll(t, ['Ada', 'Grace', 'Linus'], first.url);
+  await wantUndisturbed(guests, async () => {
+    await first.stop();
+    await Promise.all(guests.map((g) => wantBanner(g, true)));
+    await Promise.all(guests.map(wantMovingPictures));
+    const start = performance.now();
+    const second = await startCall(new URL(first.url).port);
+    t.after(() => second.stop());
+    await within(backAfterRestart, 'all are back', Promise.all(guests.map((g) => wantBanner(g, false))));
+    t.diagnostic(`back after ${Math.round(performance.now() - start)} ms`);
+    await wantEveryoneSees(guests);
+  });
+  guests.push(await join(t, 'Ken', guests[0].url));
+  await wantEveryoneSees(guests);
+});
+
+test('who has no camera joins as a viewer and reads why', async (t) => {
+  const ada = await join(t, 'Ada', server.url);
+  const page = await browser.newPage(t, 'about:blank');
+  await page.addInitScript(() => {
+    navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('no', 'NotAllowedError'));
+  });
+  await page.goto(ada.url);
+  await page.getByRole('button', { name: 'Join' }).click();
+  const guest = new Guest('Guest', page);
+  await Promise.all([ada, guest].map((g) => wantTiles(g, [ada, guest])));
+  await guest.wait("Ada's picture to move", async () => {
+    const video = document.querySelectorAll('.tile video')[1];
+    const from = video.currentTime;
+    await new Promise((frame) => video.requestVideoFrameCallback(frame));
+    return video.videoWidth > 0 && video.currentTime > from;
+  });
+  assert.match(await page.innerText('#notice'), /blocked for this page. You see and hear the others/);
+});
