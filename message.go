@@ -103,35 +103,34 @@ type envelope struct {
 // grammar but not decoded: a receiver must never be sent what it cannot parse,
 // and its bytes must arrive as they were (numbers past 2^53, lone surrogates,
 // duplicate keys).
-func decode(data []byte) (envelope, error) {
-	var e envelope
+func (e *envelope) decode(data []byte) error {
 	s := scanner{data: data}
 	if s.space(); !s.eat('{') {
-		return e, fmt.Errorf("%w: not a JSON object", ErrBadMessage)
+		return fmt.Errorf("%w: not a JSON object", ErrBadMessage)
 	}
 	s.space()
 	for more := !s.eat('}'); more; {
 		s.space()
 		name, ok := s.token((*scanner).str)
 		if s.space(); !ok || !s.eat(':') {
-			return e, s.bad()
+			return s.bad()
 		}
 		s.space()
-		value, ok := s.token((*scanner).value)
+		value, ok := s.field()
 		if !ok {
-			return e, s.bad()
+			return s.bad()
 		}
 		e.set(unquote(name), value)
 		s.space()
 		if more = s.eat(','); !more && !s.eat('}') {
-			return e, s.bad()
+			return s.bad()
 		}
 	}
 	if !s.end() {
-		return e, s.bad()
+		return s.bad()
 	}
 	e.resolve()
-	return e, nil
+	return nil
 }
 
 // set notes the value of one field; of duplicates the last one wins.
@@ -239,6 +238,14 @@ func (s *scanner) token(scan func(*scanner) bool) ([]byte, bool) {
 	from := s.i
 	ok := scan(s)
 	return s.data[from:s.i], ok
+}
+
+// field returns the value of a field. Most are strings, which need no more stack.
+func (s *scanner) field() ([]byte, bool) {
+	if s.i < len(s.data) && s.data[s.i] == '"' {
+		return s.token((*scanner).str)
+	}
+	return s.token((*scanner).value)
 }
 
 func (s *scanner) eat(c byte) bool {

@@ -20,6 +20,13 @@ type found struct {
 	payload string // "": the message has none
 }
 
+// decode is [envelope.decode] with a new envelope.
+func decode(data []byte) (envelope, error) {
+	var e envelope
+	err := e.decode(data)
+	return e, err
+}
+
 func mustDecode(t testing.TB, frame string) envelope {
 	t.Helper()
 	e, err := decode([]byte(frame))

@@ -216,7 +216,8 @@ func (w *work) close() {
 }
 
 // ServeHTTP answers the addresses of the PeerJS protocol; see the package
-// comment. It returns when a handshake is over, not when the connection ends.
+// comment. It returns when a handshake is over and OnConnection has returned, not
+// when the connection ends.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	serve := s.match(r)
 	if serve == nil {
@@ -509,8 +510,30 @@ func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) {
 	if no = s.decide(r, cancel, c); no == nil {
 		s.accepted.Add(1)
 		s.work.fork()
-		go s.serve(c) // on a small stack; the one of net/http has grown
+		s.announce(c)
 	}
+}
+
+// announce tells the host of a connection, on the goroutine of net/http, whose
+// stack has grown. The one that reads, for the life of the connection, starts on
+// a small stack afterwards, even if an event ends this one as a failing test does.
+func (s *Server) announce(c *Client) {
+	announced := false
+	defer func() {
+		if !announced {
+			c.end(ReasonPanic, nil, nil)
+		}
+		go s.serve(c)
+	}()
+	if c.previous != nil {
+		c.holdUp(c.previous.awaitFinish)
+		c.previous = nil
+	}
+	s.log(slog.LevelInfo, "peer: connected", "id", loggable(c.id), "addr", c.remote)
+	for _, f := range s.events.connection.get() {
+		s.call(c, func() { f(c) })
+	}
+	announced = true
 }
 
 // decide checks the client and gets it its id.
@@ -809,36 +832,42 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.wire, bufio.NewReadWriter(h.wire.ahead, bufio.NewWriterSize(h.wire, 256)), nil
 }
 
-// serve is the goroutine of a connection: it reads, and all events are called on
-// it. It cleans up even if an event ends the goroutine, as a failing test does.
+// serve is the goroutine of a connection: it reads, and all further events are
+// called on it. It cleans up even if an event ends the goroutine.
 func (s *Server) serve(c *Client) {
 	defer s.work.done()
 	defer c.hangUp()
 	defer s.leave(c)
-	if c.previous != nil {
-		c.holdUp(c.previous.awaitFinish)
-		c.previous = nil
-	}
-	s.log(slog.LevelInfo, "peer: connected", "id", loggable(c.id), "addr", c.remote)
-	for _, f := range s.events.connection.get() {
-		s.call(c, func() { f(c) })
-	}
 	bucket := newBucket(s.opts.MessageRate)
 	for c.Reason() == 0 {
 		data, err := c.read()
-		switch {
-		case errors.Is(err, ErrBadMessage):
-			c.traffic.dropped[dropBadMessage].Add(1)
-			s.fail(c, err)
-		case err != nil:
-			c.end(c.reasonOf(err), err, nil)
-		default:
-			s.handle(c, data)
-		}
-		if wait := bucket.take(time.Now()); wait > 0 {
-			c.holdUp(func() { sleep(c.Context(), wait) })
-		}
+		s.take(c, data, err, &bucket)
 	}
+}
+
+// take deals with what a read has returned. Like the functions that it calls, it
+// stays off the stack of serve, on which a connection waits: that and the way of
+// a heartbeat fit into the two kilobytes that a goroutine starts with.
+//
+//go:noinline
+func (s *Server) take(c *Client, data []byte, err error, b *bucket) {
+	switch {
+	case err == nil:
+		s.handle(c, data)
+	case errors.Is(err, ErrBadMessage):
+		s.dropBad(c, err)
+	default:
+		c.end(c.reasonOf(err), err, nil)
+	}
+	if wait := b.take(time.Now()); wait > 0 {
+		c.holdUp(func() { sleep(c.Context(), wait) })
+	}
+}
+
+//go:noinline
+func (s *Server) dropBad(c *Client, err error) {
+	c.traffic.dropped[dropBadMessage].Add(1)
+	s.fail(c, err)
 }
 
 // leave takes a client that has ended out of everything, and tells the host.
@@ -865,32 +894,55 @@ func (s *Server) leave(c *Client) {
 
 // handle does what a message asks for.
 func (s *Server) handle(c *Client, data []byte) {
-	e, err := decode(data)
-	if err != nil {
-		c.traffic.dropped[dropBadMessage].Add(1)
-		s.fail(c, err)
+	var e envelope
+	if err := e.decode(data); err != nil {
+		s.dropBad(c, err)
 		return
 	}
-	for _, f := range s.events.message.get() {
-		if !s.call(c, func() { f(c, e.message(c.id)) }) {
-			return
-		}
+	if fs := s.events.message.get(); len(fs) > 0 && !s.observe(c, &e, fs) {
+		return
 	}
-	fate, relayed := s.fates[e.typ]
 	switch {
 	case e.typ == TypeHeartbeat:
 	case e.typ == TypeRoomJoin || e.typ == TypeRoomLeave:
 		s.handleRoom(c, &e)
 	case e.typ == TypeLeave && e.leaver:
 		c.end(ReasonLeft, nil, nil)
-	case !relayed || len(e.dst) == 0:
-		c.traffic.dropped[dropUnknownType].Add(1)
-	case s.authorized(c, &e):
-		frame := e.append(newFrame(e.size(c.quoted)), c.quoted)
-		deadline := time.Now().Add(s.opts.ExpireTimeout)
-		follows := e.typ == TypeAnswer || e.typ == TypeCandidate
-		s.realm.route(string(e.dst), parcel{frame: frame, src: c.id, deadline: deadline, fate: fate, follows: follows})
+	default:
+		s.relay(c, &e)
 	}
+}
+
+// observe shows a message to the listeners of OnMessage, and reports whether the
+// client is to be served on.
+//
+//go:noinline
+func (s *Server) observe(c *Client, e *envelope, fs []func(*Client, Message)) bool {
+	for _, f := range fs {
+		if !s.call(c, func() { f(c, e.message(c.id)) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// relay hands a message on, if it is of a type that is relayed, has a
+// destination, and may go there.
+//
+//go:noinline
+func (s *Server) relay(c *Client, e *envelope) {
+	fate, relayed := s.fates[e.typ]
+	if !relayed || len(e.dst) == 0 {
+		c.traffic.dropped[dropUnknownType].Add(1)
+		return
+	}
+	if !s.authorized(c, e) {
+		return
+	}
+	frame := e.append(newFrame(e.size(c.quoted)), c.quoted)
+	deadline := time.Now().Add(s.opts.ExpireTimeout)
+	follows := e.typ == TypeAnswer || e.typ == TypeCandidate
+	s.realm.route(string(e.dst), parcel{frame: frame, src: c.id, deadline: deadline, fate: fate, follows: follows})
 }
 
 // authorized asks the host whether a message may go to its destination.

@@ -181,8 +181,10 @@ func (p *rawPeer) text(s string) {
 }
 
 // read reads one frame.
-func (p *rawPeer) read() (first byte, payload []byte, err error) {
-	p.conn.SetReadDeadline(time.Now().Add(waitLimit))
+func (p *rawPeer) read() (first byte, payload []byte, err error) { return p.readWithin(waitLimit) }
+
+func (p *rawPeer) readWithin(limit time.Duration) (first byte, payload []byte, err error) {
+	p.conn.SetReadDeadline(time.Now().Add(limit))
 	var head [10]byte
 	if _, err = io.ReadFull(p.br, head[:2]); err != nil {
 		return 0, nil, err

@@ -149,6 +149,7 @@ func TestTheFixedBoundsOfTheReadmeAreThoseOfTheCode(t *testing.T) {
 		}
 	}
 	require.Equal(t, map[string]string{
+		"messages waiting in all":             grouped(maxHeldParcels),
 		"token, name of a room":               grouped(maxIDBytes) + " bytes",
 		"nesting of JSON":                     grouped(maxDepth) + " levels",
 		"taken ids from `GenerateClientID`":   "10",
@@ -175,14 +176,17 @@ func TestTheReadmeListsAllFlags(t *testing.T) {
 	require.ElementsMatch(t, flags, listed)
 }
 
-func TestTheReadmeNamesAllCauses(t *testing.T) {
-	text := oneSpaced(readText(t, "README.md"))
+func TestTheCommentOfStatsNamesAllCauses(t *testing.T) {
+	_, text, found := strings.Cut(readText(t, "peer.go"), "type Stats struct {")
+	require.True(t, found)
+	text, _, _ = strings.Cut(text, "\n}")
+	text = oneSpaced(strings.ReplaceAll(text, "//", ""))
 	st := NewServer(Options{}).Stats()
 	for cause := range maps.Keys(st.Refused) {
-		assert.Contains(t, text, "`"+cause+"`")
+		assert.Contains(t, text, `"`+cause+`"`)
 	}
 	for cause := range maps.Keys(st.Dropped) {
-		assert.Contains(t, text, "`"+cause+"`")
+		assert.Contains(t, text, `"`+cause+`"`)
 	}
 }
 

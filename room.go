@@ -242,6 +242,8 @@ func flushAll(cs []*Client) {
 }
 
 // handleRoom does what a client's message about a room asks for.
+//
+//go:noinline
 func (s *Server) handleRoom(c *Client, e *envelope) {
 	var p roomPayload
 	if s.opts.AllowJoin == nil {

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gopeerjs/peer"
+)
+
+// A collector shows the counters of a server to Prometheus. It keeps none itself: each
+// scrape takes one snapshot by [peer.Server.Stats], from which all of its numbers come.
+//
+// A process with several servers registers each collector with a label of its own, by
+// [prometheus.WrapRegistererWith].
+type collector struct {
+	stats func() peer.Stats
+}
+
+// A metric is one number of the Stats.
+type metric struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(peer.Stats) float64
+}
+
+// A family is a counter for each of several causes. Stats has all of them from the
+// start, at 0. That is what rate needs to see the first one happen: of a series that
+// begins at 1, it does not know that it has grown.
+type family struct {
+	desc   *prometheus.Desc
+	values func(peer.Stats) map[string]uint64
+}
+
+var metrics = []metric{
+	gauge("peer_clients", "Clients connected now.",
+		func(st peer.Stats) int { return st.Clients }),
+	gauge("peer_clients_peak", "The most clients that were connected at once since the start.",
+		func(st peer.Stats) int { return st.PeakClients }),
+	gauge("peer_held_bytes", "Bytes of the messages that wait for absent destinations now.",
+		func(st peer.Stats) int { return st.HeldBytes }),
+
+	counter("peer_connections_accepted_total", "Connections that got OPEN.",
+		func(st peer.Stats) uint64 { return st.Accepted }),
+	counter("peer_messages_relayed_total", "Messages put into the outbox of their destination, EXPIRE included.",
+		func(st peer.Stats) uint64 { return st.Relayed }),
+	counter("peer_messages_held_total", "Messages that waited for an absent destination.",
+		func(st peer.Stats) uint64 { return st.Held }),
+	counter("peer_messages_returned_total", "Messages that were saved from a connection that ended before they were written.",
+		func(st peer.Stats) uint64 { return st.Returned }),
+	counter("peer_expires_total", "EXPIRE messages made for senders whose destination did not come.",
+		func(st peer.Stats) uint64 { return st.Expires }),
+	counter("peer_received_bytes_total", "Payload bytes of the frames that clients have sent.",
+		func(st peer.Stats) uint64 { return st.BytesIn }),
+	counter("peer_sent_bytes_total", "Bytes of the frames written to clients.",
+		func(st peer.Stats) uint64 { return st.BytesOut }),
+}
+
+var families = []family{
+	counters("peer_connections_refused_total", "Handshakes that were refused, by cause.", "cause",
+		func(st peer.Stats) map[string]uint64 { return st.Refused }),
+	counters("peer_messages_dropped_total", "Messages that came to nothing, by cause.", "cause",
+		func(st peer.Stats) map[string]uint64 { return st.Dropped }),
+	counters("peer_disconnects_total", "Connections that ended, by reason.", "reason", disconnects),
+}
+
+func gauge(name, help string, value func(peer.Stats) int) metric {
+	return metric{newDesc(name, help), prometheus.GaugeValue, func(st peer.Stats) float64 { return float64(value(st)) }}
+}
+
+func counter(name, help string, value func(peer.Stats) uint64) metric {
+	return metric{newDesc(name, help), prometheus.CounterValue, func(st peer.Stats) float64 { return float64(value(st)) }}
+}
+
+func counters(name, help, label string, values func(peer.Stats) map[string]uint64) family {
+	return family{newDesc(name, help, label), values}
+}
+
+func newDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+func disconnects(st peer.Stats) map[string]uint64 {
+	byText := make(map[string]uint64, len(st.Disconnects))
+	for why, n := range st.Disconnects {
+		byText[why.String()] = n
+	}
+	return byText
+}
+
+// Describe is part of [prometheus.Collector].
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, m := range metrics {
+		ch <- m.desc
+	}
+	for _, f := range families {
+		ch <- f.desc
+	}
+}
+
+// Collect is part of [prometheus.Collector]. It may be called concurrently.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	st := c.stats()
+	for _, m := range metrics {
+		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(st))
+	}
+	for _, f := range families {
+		for label, n := range f.values(st) {
+			ch <- prometheus.MustNewConstMetric(f.desc, prometheus.CounterValue, float64(n), label)
+		}
+	}
+}
