@@ -517,12 +517,14 @@ func (c *Client) writtenLocked(n int64) {
 	n += int64(c.partial)
 	whole := 0
 	for whole < c.inflight && n >= int64(len(c.outbox[whole].frame)) {
-		n -= int64(len(c.outbox[whole].frame))
-		c.bytes -= len(c.outbox[whole].frame)
+		size := len(c.outbox[whole].frame)
+		n -= int64(size)
+		c.bytes -= size
 		if c.given > 0 {
 			c.given--
-			c.givenBytes -= len(c.outbox[whole].frame)
+			c.givenBytes -= size
 		}
+		c.outbox[whole].release()
 		whole++
 	}
 	c.partial = int(n)
@@ -811,25 +813,32 @@ func (w *wire) giveBack() {
 // of its own and back four times, which on a machine with idle processors costs
 // more than all the rest. It sees everything else.
 func (w *wire) takeText() []byte {
-	const finalText, masked, size16, size64 = 0x81, 0x80, 126, 127
-	b := w.unread
-	if len(b) < 2 || b[0] != finalText || b[1]&masked == 0 || w.ahead.Buffered() > 0 {
+	head, n := w.textHead()
+	if head == 0 || len(w.unread) < head+n || w.ahead.Buffered() > 0 {
 		return nil
 	}
-	n, head := int(b[1]&^masked), 2
-	switch {
-	case n == size64 || n == size16 && len(b) < 4:
-		return nil
-	case n == size16:
-		n, head = int(binary.BigEndian.Uint16(b[2:])), 4
-	}
-	if len(b) < head+4+n {
-		return nil
-	}
-	key, payload := b[head:head+4], b[head+4:head+4+n]
-	w.unread = b[head+4+n:]
+	key, payload := w.unread[head-4:head], w.unread[head:head+n]
+	w.unread = w.unread[head+n:]
 	unmask(payload, binary.LittleEndian.Uint32(key))
 	return payload
+}
+
+// textHead returns the lengths of the header, with its masking key, and of the
+// payload of the next frame, if that is a text message in one masked frame of less
+// than 64 KiB; else 0.
+func (w *wire) textHead() (head, n int) {
+	const finalText, masked, size16, size64 = 0x81, 0x80, 126, 127
+	b := w.unread
+	if len(b) < 4 || b[0] != finalText || b[1]&masked == 0 {
+		return 0, 0
+	}
+	switch n = int(b[1] &^ masked); n {
+	case size16:
+		return 8, int(binary.BigEndian.Uint16(b[2:]))
+	case size64:
+		return 0, 0
+	}
+	return 6, n
 }
 
 // unmask undoes the masking of RFC 6455, section 5.3.
@@ -843,19 +852,27 @@ func unmask(b []byte, key uint32) {
 	}
 }
 
-// await waits for input unless there is some. It does what the library's next
-// read would do, but from a stack that is not so deep: an idle connection keeps
-// the stack that it waits on.
+// await waits for input unless there is some, and for the rest of a text message
+// that has begun and fits into the buffer. It does what the library's next read
+// would do, but from a stack that is not so deep: an idle connection keeps the
+// stack that it waits on.
 func (w *wire) await() error {
-	if w.raw == nil || len(w.unread) > 0 || w.ahead.Buffered() > 0 {
-		return nil
+	for w.raw != nil && w.ahead.Buffered() == 0 {
+		if head, n := w.textHead(); len(w.unread) > 0 && (head == 0 || len(w.unread) >= head+n || head+n > readBuffer) {
+			break
+		}
+		if err := w.fill(); err != nil {
+			return err
+		}
 	}
-	return w.fill()
+	return nil
 }
 
-// fill waits for input and reads what there is into a buffer from the pool.
+// fill waits for input and reads what there is into a buffer from the pool, after
+// what is unread.
 func (w *wire) fill() error {
 	w.err = nil
+	before := len(w.unread)
 	if w.raw != nil {
 		if err := w.raw.Read(w.ready); err != nil {
 			w.err = err
@@ -867,7 +884,7 @@ func (w *wire) fill() error {
 		w.unread = w.buf[:n]
 		w.giveBack()
 	}
-	if len(w.unread) > 0 {
+	if len(w.unread) > before {
 		w.touch()
 		return nil
 	}
@@ -886,16 +903,16 @@ func hungUp(err error) error {
 // socket is readable. It takes a buffer only for the length of the call, unless
 // there is something to keep in it.
 func (w *wire) readReady(fd uintptr) bool {
-	buf := readBuffers.Get().(*[readBuffer]byte)
-	n, err := sysCall(syscall.Read, fd, buf[:])
+	if w.buf == nil {
+		w.buf = readBuffers.Get().(*[readBuffer]byte)
+	}
+	kept := copy(w.buf[:], w.unread)
+	n, err := sysCall(syscall.Read, fd, w.buf[kept:])
 	for err == syscall.EINTR {
-		n, err = sysCall(syscall.Read, fd, buf[:])
+		n, err = sysCall(syscall.Read, fd, w.buf[kept:])
 	}
-	if n > 0 {
-		w.buf, w.unread = buf, buf[:n]
-		return true
-	}
-	readBuffers.Put(buf)
+	w.unread = w.buf[:kept+max(n, 0)]
+	w.giveBack()
 	if wouldBlock(err) {
 		return false
 	}
@@ -1007,17 +1024,38 @@ var pingFrame = []byte{0x89, 0}
 // textFrame returns a whole text frame with payload b.
 func textFrame(b []byte) []byte { return append(newFrame(len(b)), b...) }
 
+// frames are buffers for relayed messages. Who wrote one to a socket returns it;
+// to leave each to the garbage collector makes that run thirty times a second
+// under load.
+var frames = sync.Pool{New: func() any { b := make([]byte, 0, pooledFrame); return &b }}
+
+const pooledFrame = 4 << 10
+
+// relayFrame returns newFrame in a buffer from the pool, and the buffer for the
+// parcel to return, if it fits into one and does not waste it.
+func relayFrame(n int) (frame []byte, buf *[]byte) {
+	if n+maxFrameHead > pooledFrame || n < pooledFrame/4 {
+		return newFrame(n), nil
+	}
+	buf = frames.Get().(*[]byte)
+	return appendHead((*buf)[:0], n), buf
+}
+
 // newFrame returns the header of a text frame with a payload of n bytes, and
 // room for it. Frames of a server are not masked (RFC 6455, section 5.1).
-func newFrame(n int) []byte {
+func newFrame(n int) []byte { return appendHead(make([]byte, 0, maxFrameHead+n), n) }
+
+const maxFrameHead = 10
+
+func appendHead(b []byte, n int) []byte {
 	const text = 0x81
 	switch {
 	case n < 126:
-		return append(make([]byte, 0, 2+n), text, byte(n))
+		return append(b, text, byte(n))
 	case n < 1<<16:
-		return binary.BigEndian.AppendUint16(append(make([]byte, 0, 4+n), text, 126), uint16(n))
+		return binary.BigEndian.AppendUint16(append(b, text, 126), uint16(n))
 	default:
-		return binary.BigEndian.AppendUint64(append(make([]byte, 0, 10+n), text, 127), uint64(n))
+		return binary.BigEndian.AppendUint64(append(b, text, 127), uint64(n))
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -180,8 +179,12 @@ func (p *testPeer) collect() <-chan []int {
 				return
 			case TypeOverride:
 			case TypeOffer:
-				n, err := strconv.Atoi(string(m.Payload))
+				var text string
+				var n int
+				assert.NoError(p.t, json.Unmarshal(m.Payload, &text))
+				_, err := fmt.Sscan(text, &n)
 				assert.NoError(p.t, err)
+				assert.Equal(p.t, numberedText(n), text)
 				got = append(got, n)
 			default:
 				p.t.Errorf("a frame that is not expected: %s", f)
@@ -189,6 +192,16 @@ func (p *testPeer) collect() <-chan []int {
 		}
 	}()
 	return result
+}
+
+// numberedOffer is an offer whose payload tells its number and whether it came
+// unharmed. Sizes vary, as buffers are kept by size.
+func numberedOffer(dst string, n int) string {
+	return fmt.Sprintf(`{"type":"OFFER","dst":%q,"payload":%q}`, dst, numberedText(n))
+}
+
+func numberedText(n int) string {
+	return fmt.Sprint(n, " ", strings.Repeat(string(rune('a'+n%26)), n%4*1000))
 }
 
 // TestNothingIsLostOrRepeatedWhileAnIDChangesHands lets one sender number its
@@ -224,7 +237,7 @@ func TestNothingIsLostOrRepeatedWhileAnIDChangesHands(t *testing.T) {
 			go func() {
 				n := 0
 				for ; n < atLeast || !stop.Load(); n++ {
-					src.send(fmt.Sprintf(`{"type":"OFFER","dst":"dst","payload":%d}`, n))
+					src.send(numberedOffer("dst", n))
 				}
 				src.send(`{"type":"LEAVE"}`)
 				sent <- n
@@ -313,7 +326,7 @@ func TestEveryMessageArrivesOrExpires(t *testing.T) {
 			}
 		}()
 		for n := range rounds * burst {
-			p.send(fmt.Sprintf(`{"type":"OFFER","dst":"dst%d","payload":%d}`, n%ids, n))
+			p.send(numberedOffer(fmt.Sprint("dst", n%ids), n))
 		}
 		p.send(`{"type":"LEAVE"}`)
 		<-p.ended

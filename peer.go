@@ -939,10 +939,11 @@ func (s *Server) relay(c *Client, e *envelope) {
 	if !s.authorized(c, e) {
 		return
 	}
-	frame := e.append(newFrame(e.size(c.quoted)), c.quoted)
+	frame, buf := relayFrame(e.size(c.quoted))
+	frame = e.append(frame, c.quoted)
 	deadline := time.Now().Add(s.opts.ExpireTimeout)
 	follows := e.typ == TypeAnswer || e.typ == TypeCandidate
-	s.realm.route(string(e.dst), parcel{frame: frame, src: c.id, deadline: deadline, fate: fate, follows: follows})
+	s.realm.route(string(e.dst), parcel{frame: frame, buf: buf, src: c.id, deadline: deadline, fate: fate, follows: follows})
 }
 
 // authorized asks the host whether a message may go to its destination.

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"slices"
 	"time"
 )
@@ -17,11 +18,29 @@ const (
 
 // A parcel is one encoded message on its way to one destination.
 type parcel struct {
-	frame    []byte // a whole WebSocket frame; never modified
-	src      string // id of the sender; "" for the server itself
+	frame    []byte  // a whole WebSocket frame; not modified while anybody has the parcel
+	buf      *[]byte // the pooled buffer that frame lies in, if it does
+	src      string  // id of the sender; "" for the server itself
 	deadline time.Time
 	fate     fate
 	follows  bool // belongs to an offer, like an answer or a candidate
+}
+
+// release returns the buffer of a parcel that has been written.
+func (p *parcel) release() {
+	if p.buf != nil {
+		frames.Put(p.buf)
+		p.buf = nil
+	}
+}
+
+// settle moves the frame of a parcel that is to wait out of its buffer, so that it
+// takes no more memory than it counts for.
+func (p *parcel) settle() {
+	if p.buf != nil {
+		p.frame = bytes.Clone(p.frame)
+		p.release()
+	}
 }
 
 // A pair is all that one sender has waiting for one destination. It expires as
@@ -49,6 +68,7 @@ func (q *queue) push(p parcel, maxPair, maxAll int) bool {
 		return false
 	}
 	q.add(p)
+	p.settle()
 	q.parcels = append(q.parcels, p)
 	q.sort()
 	return true
@@ -103,8 +123,9 @@ func (q *queue) refuse(src string, deadline time.Time) int {
 // unshift puts parcels that were on their way before everything that waits. They
 // were accepted once, so no bound turns them away, and their deadline stays.
 func (q *queue) unshift(ps []parcel) {
-	for _, p := range ps {
-		q.add(p)
+	for i := range ps {
+		q.add(ps[i])
+		ps[i].settle()
 	}
 	q.parcels = append(slices.Clip(ps), q.parcels...)
 	q.sort()

@@ -1,0 +1,351 @@
+package peer
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A page is what builds addresses as a PeerJS client 1.5.5 with these options
+// does.
+type page struct {
+	*rig
+	path, key string
+}
+
+func newPage(r *rig, path, key string) page {
+	if key == "" {
+		key = "peerjs"
+	}
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	if !strings.HasSuffix(path, "/") {
+		path += "/"
+	}
+	return page{r, path, key}
+}
+
+// browserEscape escapes what a browser escapes by itself in an address.
+func browserEscape(s string) string {
+	var b strings.Builder
+	for _, c := range []byte(s) {
+		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"<>'`, c) >= 0 {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// ask makes one of the client's requests and returns status and body.
+func (p page) ask(method string) (int, string) {
+	p.t.Helper()
+	res, body := p.get("GET", browserEscape(p.path+p.key+"/"+method)+fmt.Sprintf("?ts=%d0.123&version=1.5.5", time.Now().UnixMilli()))
+	return res.StatusCode, body
+}
+
+// open opens the client's socket and wants OPEN.
+func (p page) open(id string) *testPeer {
+	p.t.Helper()
+	peer := p.dialURL(p.url+browserEscape(p.path+"peerjs?key="+p.key+"&id="+id+"&token=t"+id)+"&version=1.5.5", nil)
+	peer.wantOpen()
+	return peer
+}
+
+// wantIntroduced wants that an offer and its answer pass between two peers.
+func wantIntroduced(a, b *testPeer) {
+	a.t.Helper()
+	a.offer(b.id, `{"sdp":"v=0"}`)
+	b.wantOffer(a.id, `{"sdp":"v=0"}`)
+	b.send(fmt.Sprintf(`{"type":"ANSWER","dst":%q,"payload":{}}`, a.id))
+	a.want(fmt.Sprintf(`{"type":"ANSWER","src":%q,"dst":%q,"payload":{}}`, b.id, a.id))
+}
+
+// on mounts a server in a ServeMux under each of the patterns.
+func on(patterns ...string) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler {
+		mux := http.NewServeMux()
+		for _, p := range patterns {
+			mux.Handle(p, h)
+		}
+		return mux
+	}
+}
+
+// below passes everything below a prefix on as it came, as a router of chi, gin
+// or echo does, and notes pattern in the request, as some of them do.
+func below(prefix, pattern string) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != prefix && !strings.HasPrefix(r.URL.Path, prefix+"/") {
+				http.NotFound(w, r)
+				return
+			}
+			r.Pattern = pattern
+			h.ServeHTTP(w, r)
+		})
+	}
+}
+
+func stripped(prefix string, patterns ...string) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler { return on(patterns...)(http.StripPrefix(prefix, h)) }
+}
+
+// muxInMux mounts a mux in a mux.
+func muxInMux(h http.Handler) http.Handler {
+	return on("/app/")(http.StripPrefix("/app", on("/peerjs/")(h)))
+}
+
+var mounts = []struct {
+	name       string
+	opts       Options
+	mount      func(http.Handler) http.Handler
+	path       string // of the client
+	socketOnly bool   // no id can be fetched
+	info       []string
+}{
+	// DESIGN.md's table.
+	{name: "a subtree", mount: on("/peerjs/"), path: "/peerjs", info: []string{"/peerjs/", "/peerjs"}},
+	{name: "one address", mount: on("/peerjs"), path: "/", socketOnly: true},
+	{name: "both, client at the root", mount: on("/peerjs", "/peerjs/"), path: "/", info: []string{"/peerjs/"}},
+	{name: "both, client below", mount: on("/peerjs", "/peerjs/"), path: "/peerjs", info: []string{"/peerjs/"}},
+	{name: "the root of a mux", mount: on("/"), path: "/", info: []string{"/", ""}},
+	{name: "a stripped prefix", mount: stripped("/a/b", "/a/b/"), path: "/a/b", info: []string{"/a/b/", "/a/b"}},
+	{name: "the Path option", opts: Options{Path: "/myapp"}, mount: on("/peerjs/"), path: "/peerjs/myapp", info: []string{"/peerjs/myapp", "/peerjs/myapp/"}},
+
+	// And what else a host may do.
+	{name: "no mux", mount: func(h http.Handler) http.Handler { return h }, path: "/", info: []string{"/", ""}},
+	{name: "path without slashes", mount: on("/peerjs/"), path: "peerjs", info: []string{"/peerjs/"}},
+	{name: "another name", mount: on("/sig", "/sig/"), path: "/sig/", info: []string{"/sig", "/sig/"}},
+	{name: "a stripped prefix and its bare address", mount: stripped("/a", "/a", "/a/"), path: "/a", info: []string{"/a", "/a/"}},
+	{name: "pattern with a method", mount: on("GET /sig/"), path: "/sig", info: []string{"/sig/"}},
+	{name: "pattern with a host", mount: on("127.0.0.1/sig/"), path: "/sig", info: []string{"/sig/"}},
+	{name: "pattern with a wildcard", mount: on("/sig/{rest...}"), path: "/sig", info: []string{"/sig/"}},
+	{name: "pattern with a wildcard before", mount: on("/{tenant}/sig/"), path: "/acme/sig", info: []string{"/acme/sig/"}},
+	{name: "a mux in a mux", mount: muxInMux, path: "/app/peerjs", info: []string{"/app/peerjs/"}},
+	{name: "prefix router", mount: below("/sig", ""), path: "/sig", info: []string{"/sig/"}},
+	{name: "prefix router with its pattern", mount: below("/v1/sig", "/v1/sig/*"), path: "/v1/sig", info: []string{"/v1/sig/", "/v1/sig"}},
+	{name: "prefix router, Path option", opts: Options{Path: "a/b/"}, mount: below("/sig", ""), path: "/sig/a/b", info: []string{"/sig/a/b", "/sig/a/b/"}},
+	{name: "Path option with slashes around", opts: Options{Path: "/a/"}, mount: on("/"), path: "/a", info: []string{"/a", "/a/"}},
+}
+
+func TestMountedAnywhere(t *testing.T) {
+	for _, m := range mounts {
+		t.Run(m.name, func(t *testing.T) {
+			srv := NewServer(m.opts)
+			p := newPage(serveRig(t, srv, m.mount(srv)), m.path, "")
+			ids := []string{"alice", "bob"}
+			for i := range ids {
+				status, body := p.ask("id")
+				if m.socketOnly {
+					require.Equal(t, 404, status)
+					continue
+				}
+				require.Equal(t, 200, status, body)
+				require.Len(t, body, 36)
+				ids[i] = body
+			}
+			wantIntroduced(p.open(ids[0]), p.open(ids[1]))
+			require.ElementsMatch(t, ids, srv.Realm().ClientIDs())
+		})
+	}
+}
+
+func TestTheBaseDescribesTheServer(t *testing.T) {
+	for _, m := range mounts {
+		t.Run(m.name, func(t *testing.T) {
+			srv := NewServer(m.opts)
+			r := serveRig(t, srv, m.mount(srv))
+			for _, path := range m.info {
+				res, body := r.get("GET", path)
+				require.Equal(t, 200, res.StatusCode, path)
+				assert.Equal(t, "application/json", res.Header.Get("Content-Type"))
+				assert.Regexp(t, `^\{"description":".+","name":".+","website":".+"\}\n$`, body)
+			}
+		})
+	}
+}
+
+func TestOtherAddressesAreNotFound(t *testing.T) {
+	for name, c := range map[string]struct {
+		opts  Options
+		mount func(http.Handler) http.Handler
+		paths []string
+	}{
+		"root": {mount: on("/"), paths: []string{
+			"/x", "/x/", "/id", "/peers", "/peerjs/idx", "/peerjs/id/", "/peerjs/peers/", "/peerjs/id/x", "/peerjs/", "/peerjs/ID", "/PeerJS", "/peerjs/messages"}},
+		"subtree":                 {mount: on("/sig/"), paths: []string{"/sig/x", "/sig/x/", "/sig/id/", "/sig/peerjs/"}},
+		"router without pattern":  {mount: below("/sig", ""), paths: []string{"/sig/x", "/sig/peerjs/x", "/sig//id"}},
+		"Path option":             {opts: Options{Path: "app"}, mount: on("/sig/"), paths: []string{"/sig/", "/sig/peerjs", "/sig/peerjs/id", "/sig/peerjs/peers", "/sig/xapp/", "/sig/xapp/peerjs", "/sig/app/x"}},
+		"Path option of segments": {opts: Options{Path: "a/b"}, mount: on("/"), paths: []string{"/b/peerjs", "/b/peerjs/id", "/a/peerjs", "/xa/b/peerjs/id", "/a/b/c/peerjs/id"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := NewServer(c.opts)
+			r := serveRig(t, srv, c.mount(srv))
+			for _, path := range c.paths {
+				for _, method := range []string{"GET", "POST"} {
+					res, _ := r.get(method, path)
+					assert.Equal(t, 404, res.StatusCode, "%s %s", method, path)
+				}
+				_, res, err := r.tryDial(r.url+path+"?key=peerjs&id=a&token=t", nil)
+				require.Error(t, err, path)
+				assert.Equal(t, 404, res.StatusCode, "socket at %s", path)
+			}
+		})
+	}
+}
+
+func TestMethods(t *testing.T) {
+	r := newRig(t, Options{AllowDiscovery: true})
+	paths := map[string]int{"/": 200, "/peerjs/id": 200, "/peerjs/peers": 200, "/peerjs": 426}
+	for path, status := range paths {
+		get, body := r.get("GET", path)
+		assert.Equal(t, status, get.StatusCode, path)
+		assert.NotEmpty(t, body)
+		head, none := r.get("HEAD", path)
+		assert.Equal(t, status, head.StatusCode, "HEAD %s", path)
+		assert.Equal(t, get.Header.Get("Content-Type"), head.Header.Get("Content-Type"), path)
+		assert.Empty(t, none)
+		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
+			res, _ := r.get(method, path)
+			assert.Equal(t, 405, res.StatusCode, "%s %s", method, path)
+			assert.Equal(t, "GET, HEAD, OPTIONS", res.Header.Get("Allow"))
+		}
+	}
+}
+
+func TestTheSocketAddressAsksForAnUpgrade(t *testing.T) {
+	r := newRig(t, Options{})
+	for _, header := range [][]string{
+		{},
+		{"Upgrade", "websocket"},
+		{"Connection", "Upgrade"},
+		{"Connection", "Upgrade", "Upgrade", "h2c"},
+	} {
+		res, body := r.get("GET", "/peerjs?key=peerjs&id=a&token=t", header...)
+		assert.Equal(t, 426, res.StatusCode)
+		assert.Equal(t, "websocket", res.Header.Get("Upgrade"))
+		assert.Contains(t, body, "WebSocket")
+	}
+	kept := httptest.NewRecorder() // on a connection that is kept, which those of the rig are not
+	r.srv.ServeHTTP(kept, httptest.NewRequest("GET", "/peerjs", nil))
+	assert.Equal(t, "Upgrade", kept.Header().Get("Connection"))
+	require.Zero(t, r.srv.Realm().Len())
+}
+
+func TestKeysAreEscapedInAddresses(t *testing.T) {
+	const key = `my kéy "ü" 🔑`
+	r := newRig(t, Options{Key: key, AllowDiscovery: true})
+	p := newPage(r, "/", key)
+	status, id := p.ask("id")
+	require.Equal(t, 200, status, id)
+	wantIntroduced(p.open(id), p.open("b o b"))
+	_, peers := p.ask("peers")
+	require.Contains(t, peers, `"b o b"`)
+}
+
+// unwrapper is a middleware's ResponseWriter that can do nothing but be seen
+// through.
+type unwrapper struct{ inner http.ResponseWriter }
+
+func (w unwrapper) Header() http.Header         { return w.inner.Header() }
+func (w unwrapper) Write(b []byte) (int, error) { return w.inner.Write(b) }
+func (w unwrapper) WriteHeader(status int)      { w.inner.WriteHeader(status) }
+func (w unwrapper) Unwrap() http.ResponseWriter { return w.inner }
+
+// sealed is one that cannot be seen through.
+type sealed struct{ http.ResponseWriter }
+
+func TestMiddlewareThatUnwraps(t *testing.T) {
+	srv := NewServer(Options{})
+	r := serveRig(t, srv, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv.ServeHTTP(unwrapper{unwrapper{w}}, r)
+	}))
+	wantIntroduced(r.connect("alice"), r.connect("bob"))
+}
+
+func TestMiddlewareThatCannotUpgrade(t *testing.T) {
+	for name, wrap := range map[string]func(http.Handler) http.Handler{
+		"sealed": func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(sealed{w}, r) })
+		},
+		"sealed below one that unwraps": func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(unwrapper{sealed{w}}, r) })
+		},
+		"http.TimeoutHandler": func(h http.Handler) http.Handler { return http.TimeoutHandler(h, time.Hour, "") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { // where a goroutine that is left over is noticed
+				srv := NewServer(Options{})
+				rec := watch(srv)
+				r := serveBubbleRig(t, srv, wrap(srv))
+				res, body := r.get("GET", "/peerjs?key=peerjs&id=a&token=t", "Connection", "Upgrade", "Upgrade", "websocket",
+					"Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+				require.Equal(t, 501, res.StatusCode)
+				require.Equal(t, "text/plain; charset=utf-8", res.Header.Get("Content-Type"))
+				require.Contains(t, body, "upgrade")
+				require.Empty(t, res.Header.Get("Sec-WebSocket-Accept"))
+				require.Zero(t, srv.Realm().Len())
+				require.Empty(t, rec.all())
+				require.EqualValues(t, 1, srv.Stats().Refused["bad upgrade"])
+
+				res, _ = r.get("GET", "/peerjs/id")
+				require.Equal(t, 200, res.StatusCode, "what needs no upgrade works")
+			})
+		})
+	}
+}
+
+// brokenHijacker promises what the ResponseWriter below it does not keep, as
+// many a middleware for logging does.
+type brokenHijacker struct{ http.ResponseWriter }
+
+func (brokenHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return nil, nil, errors.New("not supported")
+}
+
+func TestMiddlewareWhoseHijackFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{})
+		rec := watch(srv)
+		r := serveBubbleRig(t, srv, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			srv.ServeHTTP(brokenHijacker{w}, r)
+		}))
+		if p, _, err := r.tryDial(r.socketURL("/", "a", "t"), nil); err == nil {
+			select {
+			case <-p.ended:
+			case <-time.After(time.Minute):
+				t.Error("the client was told that it has a socket, and nothing more")
+			}
+		}
+		require.Empty(t, rec.all())
+		require.EqualValues(t, 1, srv.Stats().Refused["bad upgrade"])
+	})
+}
+
+func TestABrokenUpgradeIsRefused(t *testing.T) {
+	r := newRig(t, Options{})
+	rec := watch(r.srv)
+	for _, header := range [][]string{
+		{"Sec-WebSocket-Version", "13"},
+		{"Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "short"},
+		{"Sec-WebSocket-Version", "8", "Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="},
+	} {
+		res, _ := r.get("GET", "/peerjs?key=peerjs&id=a&token=t", append(header, "Connection", "keep-alive, Upgrade", "Upgrade", "WebSocket")...)
+		assert.Equal(t, 400, res.StatusCode)
+	}
+	require.Empty(t, rec.all())
+	require.Zero(t, r.srv.Realm().Len())
+}
