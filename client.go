@@ -978,16 +978,26 @@ func (w *wire) Write(p []byte) (int, error) {
 // [Client.hangUp], when the last frames are out.
 func (w *wire) Close() error { return w.SetReadDeadline(past) }
 
-// watch waits for input on a goroutine and calls gone if the other side closes
-// instead. stop ends it; what was read stays for [wire.Read].
+// maxEarly bounds what a client may send before it is answered and is still seen
+// to go; a browser sends what it had in store as soon as the socket is open.
+const maxEarly = 64 << 10
+
+// watch reads on a goroutine and calls gone if the other side closes. stop ends
+// it; what was read stays for [wire.Read].
 func (w *wire) watch(gone func()) (stop func()) {
-	if len(w.unread) > 0 {
-		return func() {}
-	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := w.fill(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		var early []byte
+		var err error
+		for err == nil && len(early) < maxEarly {
+			early = append(early, w.unread...)
+			w.unread = nil
+			w.giveBack()
+			err = w.fill()
+		}
+		w.unread = append(early, w.unread...)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			gone()
 		}
 	}()

@@ -219,12 +219,12 @@ func (w *work) close() {
 // comment. It returns when a handshake is over and OnConnection has returned, not
 // when the connection ends.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	allowed := s.cors(w, r)
 	serve := s.match(r)
 	if serve == nil {
 		http.NotFound(w, r)
 		return
 	}
-	allowed := s.cors(w, r)
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
 		serve(w, r, allowed)
@@ -492,6 +492,9 @@ func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) {
 	ws, wire, err := upgrade(w, r)
 	if err != nil {
 		s.count(r, refuse(refusedUpgrade, 0, "", err.Error()))
+		if errors.Is(err, errHijack) {
+			panic(http.ErrAbortHandler) // 101 is out: the only true answer left is the end of the connection
+		}
 		return
 	}
 	q := r.URL.Query()
@@ -788,9 +791,6 @@ func upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Conn, *wire, er
 	h := &hijacker{ResponseWriter: w}
 	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // the origin has been checked
 	if err != nil {
-		if h.wire != nil {
-			h.wire.Conn.Close()
-		}
 		return nil, nil, err
 	}
 	ws.SetReadLimit(-1) // Client.read counts for itself
@@ -812,6 +812,8 @@ func canHijack(w http.ResponseWriter) bool {
 	}
 }
 
+var errHijack = errors.New("hijacking failed")
+
 // A hijacker gives the library the connection through a [wire], and buffers just
 // large enough for a frame's header and a control frame.
 type hijacker struct {
@@ -824,7 +826,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	ctl.Flush() // some frameworks keep the header back until they are told
 	conn, rw, err := ctl.Hijack()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w: %w", errHijack, err)
 	}
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
 	h.wire = newWire(conn, bytes.Clone(early))
