@@ -185,7 +185,8 @@ func (c *Client) Send(m Message) error {
 }
 
 // Close ends the connection with [ReasonRemoved]. What has not been written yet
-// is not written any more. It does not wait: OnDisconnect runs afterwards.
+// is not written any more; offers and what belongs to them wait for the id
+// instead. It does not wait: OnDisconnect runs afterwards.
 func (c *Client) Close() { c.end(ReasonRemoved, nil, nil) }
 
 // post is [Client.enqueue] for those who hold no lock.

@@ -42,10 +42,10 @@ const (
 // the message has none. A Message that the library hands out is the host's own,
 // to keep and to change.
 type Message struct {
-	Type    MessageType
-	Src     string
-	Dst     string
-	Payload json.RawMessage
+	Type    MessageType     // what it is; never checked when the host sends it
+	Src     string          // id of the sender; "" leaves it out
+	Dst     string          // id of the destination; "" leaves it out
+	Payload json.RawMessage // any JSON; nil leaves it out
 }
 
 // ErrBadMessage is wrapped by the error that [Server.OnError] gets for a frame

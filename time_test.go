@@ -246,6 +246,22 @@ func TestADeadClientDelaysCloseByASecondAtMost(t *testing.T) {
 	})
 }
 
+// A wall clock that is set back or forth must not expire or keep anything: all
+// times are compared by their monotonic readings.
+func TestTimesAreMonotonic(t *testing.T) {
+	r := newRig(t, Options{})
+	a := r.connect("a")
+	a.offer("absent", `1`)
+	a.offer("a", `2`)
+	a.wantOffer("a", `2`) // so the first has been handled
+	require.Contains(t, r.srv.Realm().Client("a").ConnectedSince().String(), " m=+")
+	sh := r.srv.realm.shard("absent")
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	require.Contains(t, sh.waiting["absent"].pairs[0].deadline.String(), " m=+")
+	require.Contains(t, sh.waiting["absent"].at.String(), " m=+")
+}
+
 // rawDial opens a socket by hand and reads it up to OPEN. It then reads, and
 // answers pings, only as far as the test does.
 func (r *rig) rawDial(t *testing.T, id string) io.ReadWriteCloser {
