@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 See client.go.
+
 package peer
 
 import (
@@ -10,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"nhooyr.io/websocket"
 )
 
 // The tests of this file go up to each bound and one step over it.
@@ -55,9 +58,11 @@ func TestAMessageMayBeOfAnySizeWithoutABound(t *testing.T) {
 }
 
 // silentRig is a rig in a bubble with one sender and a client that reads nothing,
-// not even OPEN. Nothing is between them: what is not read is not written.
+// not even OPEN. Nothing is between them: what is not read is not written. It has
+// all the time that it wants for that.
 func silentRig(t *testing.T, opts Options) (r *rig, rec *record, sender *testPeer, silent *rawPeer) {
 	t.Helper()
+	opts.WriteTimeout = -1
 	r = newBubbleRig(t, opts)
 	rec = watch(r.srv)
 	sender = r.connect("sender")
@@ -86,25 +91,30 @@ func TestAnOutboxIsBoundedInMessages(t *testing.T) {
 }
 
 func TestAnOutboxIsBoundedInBytes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const text = `{"type":"OFFER","src":"sender","dst":"silent","payload":0}`
-		size := len(textFrame([]byte(text)))
-		_, rec, sender, silent := silentRig(t, Options{MaxOutboxBytes: 10 * size})
-		for range 10 {
-			sender.offer("silent", `0`)
-		}
-		synctest.Wait()
-		require.Len(t, rec.all(), 2)
-		sender.send(`{"type":"LEAVE","dst":"silent"}`)
-		require.Equal(t, "-silent slow consumer", rec.last(t, 3))
-		silent.wantClose(1008)
-	})
+	size := len(textFrame([]byte(`{"type":"OFFER","src":"sender","dst":"silent","payload":0}`)))
+	for payload, fits := range map[string]bool{`0`: true, `10`: false} {
+		synctest.Test(t, func(t *testing.T) {
+			_, rec, sender, silent := silentRig(t, Options{MaxOutboxBytes: 10 * size})
+			for range 9 {
+				sender.offer("silent", `0`)
+			}
+			sender.offer("silent", payload)
+			synctest.Wait()
+			if fits {
+				require.Len(t, rec.all(), 2)
+				silent.conn.Close()
+				return
+			}
+			require.Equal(t, "-silent slow consumer", rec.last(t, 3), "one byte over the bound")
+			silent.wantClose(1008)
+		})
+	}
 }
 
 // A client cannot be blamed for what had come together before it was there.
 func TestAnOutboxDoesNotCountWhatWasHeldForTheClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newBubbleRig(t, Options{MaxOutboxMessages: 3})
+		r := newBubbleRig(t, Options{MaxOutboxMessages: 3, WriteTimeout: -1})
 		rec := watch(r.srv)
 		sender := r.connect("sender")
 		for i := range 20 {
@@ -352,7 +362,7 @@ func TestMessagesAboveTheRateComeLateAndAllOfThem(t *testing.T) {
 		start := time.Now()
 		go func() {
 			for i := range n {
-				a.offer("b", fmt.Sprint(i))
+				a.ws.Write(t.Context(), websocket.MessageText, fmt.Appendf(nil, `{"type":"OFFER","dst":"b","payload":%d}`, i))
 			}
 		}()
 		for i := range n {
@@ -417,11 +427,12 @@ func TestAWriteMayTakeSoLong(t *testing.T) {
 					ended <- time.Since(start)
 				})
 				require.NoError(t, r.srv.Realm().Send("a", Message{Type: "X"}))
+				time.Sleep(time.Hour)
 				if c.takes > 0 {
+					require.Len(t, ended, 1)
 					require.Equal(t, c.takes, <-ended)
 					return
 				}
-				time.Sleep(time.Hour)
 				require.Empty(t, ended)
 				p.want(`{"type":"X"}`)
 				require.NoError(t, r.srv.Realm().Send("a", Message{Type: "Y"}))

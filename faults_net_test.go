@@ -3,6 +3,7 @@ package peer
 import (
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -112,4 +113,49 @@ func TestADeliveryMayBreakOffAnywhere(t *testing.T) {
 		require.Empty(t, a.frames)
 		require.EqualValues(t, size, r.srv.Stats().Returned)
 	})
+}
+
+// A client that is ended while it reads a frame must not take what follows for
+// the rest of that frame.
+func TestNothingFollowsAFrameThatIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{})
+		a := r.connect("a")
+		text := `{"type":"OFFER","src":"a","dst":"b","payload":"0123456789"}`
+		frame := textFrame([]byte(text))
+		for n := 1; n < len(frame); n++ {
+			p := r.rawConnect("b")
+			a.offer("b", `"0123456789"`)
+			synctest.Wait()
+			got := make([]byte, n)
+			_, err := io.ReadFull(p.conn, got)
+			require.NoError(t, err)
+			require.True(t, r.srv.Realm().RemoveClient("b"))
+			rest, err := io.ReadAll(p.conn)
+			require.NoError(t, err)
+			require.Equal(t, string(frame[:n]), string(got)+string(rest))
+			p = r.rawConnect("b")
+			p.want(text)
+			p.conn.Close()
+			synctest.Wait()
+		}
+	})
+}
+
+// A socket whose buffers are full takes a part of a frame; the rest goes on from
+// there.
+func TestFramesThatGoOutInPiecesArriveWhole(t *testing.T) {
+	const n, size = 40, 200_000 // more than the systems of both sides take
+	r := newRig(t, Options{MaxOutboxBytes: -1})
+	rec := watch(r.srv)
+	a, b := r.rawConnect("a"), r.rawConnect("b")
+	rec.wait(t, 2)
+	r.srv.Realm().Client("b").wire.Conn.(*net.TCPConn).SetWriteBuffer(64 << 10)
+	_, payload := offerOfSize("b", size)
+	for i := range n {
+		a.text(fmt.Sprintf(`{"type":"OFFER","dst":"b","payload":[%d,%s]}`, i, payload))
+	}
+	for i := range n {
+		b.want(fmt.Sprintf(`{"type":"OFFER","src":"a","dst":"b","payload":[%d,%s]}`, i, payload))
+	}
 }

@@ -161,7 +161,7 @@ func TestAFloodOfPingsIsAnsweredWhileTheClientReads(t *testing.T) {
 func TestAFloodOfPingsEndsWhoDoesNotReadThePongs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const bound = 256
-		r := newBubbleRig(t, Options{MaxOutboxMessages: bound})
+		r := newBubbleRig(t, Options{MaxOutboxMessages: bound, WriteTimeout: -1})
 		rec := watch(r.srv)
 		by := r.bystanders()
 		p := r.rawSilent("mallory")

@@ -24,6 +24,7 @@ const flooders = 200
 // each offers, numbered.
 func floodInABubble(t *testing.T, opts Options, each int) (r *rig, senders []*testPeer) {
 	t.Helper()
+	opts.WriteTimeout = -1
 	r = newBubbleRig(t, opts)
 	rec := watch(r.srv)
 	stuck := r.rawSilent("stuck")
