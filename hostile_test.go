@@ -3,6 +3,7 @@ package peer
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -202,4 +203,28 @@ func TestFramesThatComeWithTheHandshakeAreHandled(t *testing.T) {
 	}
 	p.want(`{"type":"OPEN"}`)
 	by.talk()
+}
+
+// What lies inside of a frame is not taken for a frame, wherever the reading of
+// the one before has ended.
+func TestAFrameInsideOfAFrameIsNotHandled(t *testing.T) {
+	r, _, by, p := victims(t, Options{})
+	junk := func(payload string) []byte { // its mask leaves the payload as it is
+		b := rawHeader(rawFin|rawBinary, uint64(len(payload)))
+		clear(b[len(b)-4:])
+		return append(b, payload...)
+	}
+	inside := strings.Repeat(string(rawTextFrame(offerToBob)), 5)
+	sent := 0
+	for before := range 20 {
+		for lead := range 20 {
+			x := strings.Repeat("x", 20)
+			p.write(slices.Concat(junk(x[:before]), rawFrame(rawFin|rawPing, ""), junk(x[:before]), junk(x[:lead]+inside)))
+			sent += 3
+		}
+	}
+	p.write(rawCloseFrame(1000, ""))
+	require.Equal(t, 1000, p.skipToEnd())
+	by.talk()
+	require.EqualValues(t, sent, r.srv.Stats().Dropped["bad message"])
 }
