@@ -22,7 +22,7 @@ func stubClient(t testing.TB, s *Server, id, token string) *Client {
 	near, far := net.Pipe()
 	go io.Copy(io.Discard, far)
 	t.Cleanup(func() { near.Close() })
-	c := newClient(nil, newWire(near, nil), id, token, &s.opts)
+	c := newClient(newWire(near, nil), id, token, &s.opts)
 	c.traffic = s.realm.traffic(id)
 	return c
 }
@@ -71,7 +71,7 @@ func BenchmarkRealm(b *testing.B) {
 			id := newUUID()
 			conn, _ := net.Pipe()
 			for pb.Next() {
-				c := newClient(nil, newWire(conn, nil), id, "t", &s.opts)
+				c := newClient(newWire(conn, nil), id, "t", &s.opts)
 				c.traffic = s.realm.traffic(id)
 				c.writing = true // no writer: only the books are measured
 				s.realm.admit(c, nil)
@@ -85,7 +85,7 @@ func BenchmarkRealm(b *testing.B) {
 		clients := make([]*Client, ids)
 		for i := range clients {
 			conn, _ := net.Pipe()
-			c := newClient(nil, newWire(conn, nil), newUUID(), "t", &s.opts)
+			c := newClient(newWire(conn, nil), newUUID(), "t", &s.opts)
 			c.traffic = s.realm.traffic(c.id)
 			c.writing = true
 			s.realm.admit(c, nil)

@@ -2,6 +2,9 @@ package peer
 
 import (
 	"net"
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -48,4 +51,35 @@ func TestSoManyMayBeConnectedFromOneAddress(t *testing.T) {
 	closeServer(t, r.srv)
 	require.EqualValues(t, 4, r.srv.Stats().Refused["limit"])
 	require.Empty(t, r.srv.realm.addrs)
+}
+
+// libraryGoroutines returns how many connections the WebSocket library has. No
+// test runs beside this one, and a rawPeer does without the library.
+func libraryGoroutines() int {
+	buf := make([]byte, 1<<20)
+	return strings.Count(string(buf[:runtime.Stack(buf, true)]), "created by nhooyr.io/websocket.newConn")
+}
+
+// A plain socket that is silent costs nothing of the library, whatever had to be
+// read with it before.
+func TestTheLibraryHoldsNothingOfASilentClient(t *testing.T) {
+	waitFor(t, func() bool { return libraryGoroutines() == 0 }) // of tests before
+	r := newRig(t, Options{})
+	p := r.rawConnect("a")
+	waitFor(t, func() bool { return libraryGoroutines() == 0 })
+	long := `{"type":"OFFER","src":"a","dst":"a","payload":"` + strings.Repeat("x", 2*readBuffer) + `"}`
+	ping := rawFrame(rawFin|rawPing, "?")
+	for _, frames := range [][]byte{
+		rawFrame(rawFin|rawPong, ""),
+		rawTextFrame(long),
+		append(rawFrame(rawText, long[:9]), rawFrame(rawFin|rawCont, long[9:])...),
+	} {
+		p.write(slices.Concat(frames, ping))
+		if len(frames) > len(long) {
+			p.want(long)
+		}
+		first, _ := p.next()
+		require.Equal(t, byte(rawFin|rawPong), first)
+		waitFor(t, func() bool { return libraryGoroutines() == 0 })
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
@@ -46,8 +47,7 @@ type Client struct {
 	limits  *Options
 	traffic *traffic
 	wire    *wire
-	ended   func() // called once it has ended and no write is under way, unless a newcomer has evicted it
-	ws      *websocket.Conn
+	ended   func()   // called once it has ended and no write is under way, unless a newcomer has evicted it
 	barred  []string // tokens that were overridden and may not take the id back
 
 	// Owned by the handshake.
@@ -86,8 +86,8 @@ type Client struct {
 }
 
 // newClient returns a client for a socket whose handshake is under way.
-func newClient(ws *websocket.Conn, w *wire, id, token string, limits *Options) *Client {
-	c := &Client{id: id, token: token, quoted: quote(id), limits: limits, wire: w, ws: ws}
+func newClient(w *wire, id, token string, limits *Options) *Client {
+	c := &Client{id: id, token: token, quoted: quote(id), limits: limits, wire: w}
 	c.changed.L = &c.mu
 	w.client = c
 	return c
@@ -634,14 +634,17 @@ func (e *frameError) Error() string { return "peer: " + e.text }
 // Only one goroutine may read.
 func (c *Client) read() ([]byte, error) {
 	c.giveBack()
-	if err := c.wire.await(); err != nil {
-		return nil, err
-	}
 	typ := websocket.MessageText
-	data := c.wire.takeText()
-	if data == nil {
-		var err error
-		if typ, data, err = c.readLong(); err != nil {
+	var data []byte
+	for data == nil {
+		err := c.wire.await()
+		if err != nil {
+			return nil, err
+		}
+		if data = c.wire.takeText(); data == nil {
+			typ, data, err = c.readLong()
+		}
+		if err != nil && !errors.Is(err, errIdle) {
 			return nil, err
 		}
 	}
@@ -658,9 +661,17 @@ func (c *Client) read() ([]byte, error) {
 }
 
 // readLong has the library read whatever [wire.takeText] did not take: control
-// frames, fragments, messages that are not here as a whole yet.
+// frames, fragments, messages that are too long for the buffer. After control
+// frames without a message the error is errIdle.
 func (c *Client) readLong() (websocket.MessageType, []byte, error) {
-	typ, r, err := c.ws.Reader(context.Background())
+	ws, err := c.wire.library()
+	if err != nil {
+		return 0, nil, err
+	}
+	if c.wire.raw != nil {
+		defer c.wire.dismiss()
+	}
+	typ, r, err := ws.Reader(context.Background())
 	if err != nil {
 		return 0, nil, err
 	}
@@ -711,7 +722,7 @@ func (c *Client) reasonOf(err error) DisconnectReason {
 func (c *Client) hangUp() {
 	c.writers.Wait()
 	c.wire.hangUp(!c.stuck && c.why != ReasonConnectionLost)
-	c.ws.CloseNow() // ends the library's goroutine
+	c.wire.dismiss()
 }
 
 // A wire is what lies between the socket and the WebSocket library. The library
@@ -720,10 +731,16 @@ func (c *Client) hangUp() {
 // is never held up by a client that does not read, and how far a write got is
 // known to the byte. It needs no buffer while it waits for input, and it sees
 // every byte that arrives, which is all that liveness needs to know.
+//
+// On a plain socket, the library's connection exists only while there is something
+// for it to read: its goroutine and its buffers take more memory than everything
+// else that an idle client has.
 type wire struct {
 	net.Conn
 	client  *Client         // set before the first read
-	ahead   *bufio.Reader   // what the library reads from; it reads from here
+	ws      *websocket.Conn // the library's connection, if there is one
+	leaving atomic.Bool     // it is closed because it has nothing more to read
+	ration  int             // how much it may read before it gets errIdle; negative: everything
 	raw     syscall.RawConn // nil if Conn is not a plain socket
 	ready   func(fd uintptr) bool
 	try     func(fd uintptr) bool
@@ -779,7 +796,20 @@ func (w *wire) heard() {
 // takes that, in the middle of a message, for the end of the message.
 var errHungUp = errors.New("the other side has closed the connection")
 
+// errIdle tells the library that it has read the control frames that there were.
+var errIdle = errors.New("nothing left to read")
+
+// ahead is the size of the library's read buffer, the smallest there is.
+const ahead = 16
+
+// Read is for the library. What it asks for to fill its buffer comes byte by byte,
+// so that it never has anything of a frame that is to be read without it.
 func (w *wire) Read(p []byte) (int, error) {
+	if w.ration == 0 {
+		if w.ration = w.controlFrame(); w.ration == 0 {
+			return 0, errIdle
+		}
+	}
 	if len(w.unread) == 0 {
 		if w.raw == nil { // TLS has a buffer of its own
 			n, err := w.Conn.Read(p)
@@ -793,6 +823,13 @@ func (w *wire) Read(p []byte) (int, error) {
 		if err := w.fill(); err != nil {
 			return 0, err
 		}
+	}
+	if len(p) == ahead {
+		p = p[:1]
+	}
+	if w.ration > 0 {
+		p = p[:min(len(p), w.ration)]
+		w.ration -= len(p) // all of it is there
 	}
 	n := copy(p, w.unread)
 	w.unread = w.unread[n:]
@@ -814,8 +851,8 @@ func (w *wire) giveBack() {
 // of its own and back four times, which on a machine with idle processors costs
 // more than all the rest. It sees everything else.
 func (w *wire) takeText() []byte {
-	head, n := w.textHead()
-	if head == 0 || len(w.unread) < head+n || w.ahead.Buffered() > 0 {
+	head, n, _ := w.shortFrame()
+	if head == 0 || len(w.unread) < head+n || w.unread[0]&opControl != 0 {
 		return nil
 	}
 	key, payload := w.unread[head-4:head], w.unread[head:head+n]
@@ -824,22 +861,47 @@ func (w *wire) takeText() []byte {
 	return payload
 }
 
-// textHead returns the lengths of the header, with its masking key, and of the
-// payload of the next frame, if that is a text message in one masked frame of less
-// than 64 KiB; else 0.
-func (w *wire) textHead() (head, n int) {
-	const finalText, masked, size16, size64 = 0x81, 0x80, 126, 127
+// controlFrame returns the length of the next frame, if that is a control frame and
+// lies in the buffer as a whole; else 0.
+func (w *wire) controlFrame() int {
+	head, n, _ := w.shortFrame()
+	if head == 0 || len(w.unread) < head+n || w.unread[0]&opControl == 0 {
+		return 0
+	}
+	return head + n
+}
+
+// Of the first two bytes of a frame (RFC 6455, section 5.2).
+const (
+	finBit    = 0x80
+	opText    = 0x1
+	opControl = 0x8 // the bit that all control frames have
+	opClose   = 0x8
+	maskedBit = 0x80
+	size16    = 126
+	size64    = 127
+)
+
+// shortFrame returns the lengths of the header, with its masking key, and of the
+// payload of the next frame, if that is masked, less than 64 KiB long, and either a
+// text message or a control frame in one piece. For any other frame head is 0. It
+// is known when the first bytes are here.
+func (w *wire) shortFrame() (head, n int, known bool) {
 	b := w.unread
-	if len(b) < 4 || b[0] != finalText || b[1]&masked == 0 {
-		return 0, 0
+	if len(b) < 2 {
+		return 0, 0, false
 	}
-	switch n = int(b[1] &^ masked); n {
-	case size16:
-		return 8, int(binary.BigEndian.Uint16(b[2:]))
-	case size64:
-		return 0, 0
+	n = int(b[1] &^ maskedBit)
+	control := b[0]&^0x7 == finBit|opControl
+	switch {
+	case b[1]&maskedBit == 0, !control && b[0] != finBit|opText, control && n >= size16, n == size64:
+		return 0, 0, true
+	case n < size16:
+		return 6, n, true
+	case len(b) < 4:
+		return 0, 0, false
 	}
-	return 6, n
+	return 8, int(binary.BigEndian.Uint16(b[2:])), true
 }
 
 // unmask undoes the masking of RFC 6455, section 5.3.
@@ -853,13 +915,13 @@ func unmask(b []byte, key uint32) {
 	}
 }
 
-// await waits for input unless there is some, and for the rest of a text message
-// that has begun and fits into the buffer. It does what the library's next read
-// would do, but from a stack that is not so deep: an idle connection keeps the
-// stack that it waits on.
+// await waits for input unless there is some, and for the rest of a frame that has
+// begun, unless the library has to wait for it. An idle connection keeps the stack
+// that it waits on, and here it is not deep yet.
 func (w *wire) await() error {
-	for w.raw != nil && w.ahead.Buffered() == 0 {
-		if head, n := w.textHead(); len(w.unread) > 0 && (head == 0 || len(w.unread) >= head+n || head+n > readBuffer) {
+	for w.raw != nil {
+		head, n, known := w.shortFrame()
+		if known && (head == 0 || len(w.unread) >= head+n || head+n > readBuffer) {
 			break
 		}
 		if err := w.fill(); err != nil {
@@ -958,7 +1020,6 @@ func sysCall[H ~int | ~uintptr](f func(H, []byte) (int, error), fd uintptr, p []
 // Write takes a control frame from the library; its buffer is larger than any,
 // so each comes whole. A close frame is the last word and waits for the end.
 func (w *wire) Write(p []byte) (int, error) {
-	const opClose = 8
 	frame := bytes.Clone(p)
 	if len(p) > 0 && p[0]&0x0f == opClose {
 		w.client.mu.Lock()
@@ -977,7 +1038,73 @@ func (w *wire) Write(p []byte) (int, error) {
 // Close is how the library says that it is done, or has waited too long for the
 // rest of a control frame. It only wakes the reader up: the socket closes in
 // [Client.hangUp], when the last frames are out.
-func (w *wire) Close() error { return w.SetReadDeadline(past) }
+func (w *wire) Close() error {
+	if w.leaving.Load() {
+		return nil
+	}
+	return w.SetReadDeadline(past)
+}
+
+// library returns the library's connection, for what comes next. If there is none
+// it makes one, with a handshake in which nobody hears the answer.
+func (w *wire) library() (*websocket.Conn, error) {
+	w.ration = -1
+	if n := w.controlFrame(); n > 0 && w.raw != nil {
+		w.ration = n
+	}
+	var err error
+	if w.ws == nil {
+		w.ws, err = accept(&seat{w, make(http.Header)}, handshake)
+	}
+	return w.ws, err
+}
+
+// accept has the library make its connection.
+func accept(w http.ResponseWriter, r *http.Request) (*websocket.Conn, error) {
+	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // the origin has been checked
+	if err == nil {
+		ws.SetReadLimit(-1) // Client.read counts for itself
+	}
+	return ws, err
+}
+
+// handshake is a request that the library accepts.
+var handshake = &http.Request{Method: http.MethodGet, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{
+	"Connection":            {"Upgrade"},
+	"Upgrade":               {"websocket"},
+	"Sec-Websocket-Version": {"13"},
+	"Sec-Websocket-Key":     {"AAAAAAAAAAAAAAAAAAAAAA=="},
+}}
+
+// A seat is the http.ResponseWriter of a handshake that took place long ago.
+type seat struct {
+	wire   *wire
+	header http.Header
+}
+
+func (s *seat) Header() http.Header         { return s.header }
+func (s *seat) WriteHeader(int)             {}
+func (s *seat) Write(p []byte) (int, error) { return len(p), nil }
+
+func (s *seat) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return s.wire, s.wire.buffers(), nil
+}
+
+// buffers returns what the library reads and writes with: just large enough for a
+// frame's header and a control frame.
+func (w *wire) buffers() *bufio.ReadWriter {
+	return bufio.NewReadWriter(bufio.NewReaderSize(w, ahead), bufio.NewWriterSize(w, 256))
+}
+
+// dismiss ends the library's connection, and its goroutine, but not the socket's.
+func (w *wire) dismiss() {
+	if w.ws != nil {
+		w.leaving.Store(true)
+		w.ws.CloseNow()
+		w.leaving.Store(false)
+		w.ws = nil
+	}
+}
 
 // maxEarly bounds what a client may send before it is answered and is still seen
 // to go; a browser sends what it had in store as soon as the socket is open.

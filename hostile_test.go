@@ -82,6 +82,7 @@ func TestWhoBreaksTheFramingIsClosedAlone(t *testing.T) {
 		{"ping in fragments", writing(rawFrame(rawPing, "x")), protocol, 1002},
 		{"pong in fragments", writing(rawFrame(rawPong, "x")), protocol, 1002},
 		{"ping of 126 bytes", writing(rawFrame(rawFin|rawPing, long)), protocol, 1002},
+		{"ping that announces 126 bytes", writing(rawHeader(rawFin|rawPing, 126)), protocol, 1002},
 		{"pong that announces 2^63-1 bytes", writing(rawHeader(rawFin|rawPong, 1<<63-1)), protocol, 1002},
 		{"header that announces 2^63 bytes", writing(rawHeader(rawFin|rawText, 1<<63)), protocol, 1002},
 		{"header that announces 2^64-1 bytes", writing(rawHeader(rawFin|rawBinary, 1<<64-1)), protocol, 1002},

@@ -62,7 +62,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
-	"nhooyr.io/websocket"
 )
 
 // A Server is a PeerJS server as an [http.Handler]. It is made by [NewServer];
@@ -489,7 +488,7 @@ func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) {
 			return
 		}
 	}
-	ws, wire, err := upgrade(w, r)
+	wire, err := upgrade(w, r)
 	if err != nil {
 		s.count(r, refuse(refusedUpgrade, 0, "", err.Error()))
 		if errors.Is(err, errHijack) {
@@ -498,7 +497,7 @@ func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) {
 		return
 	}
 	q := r.URL.Query()
-	c := newClient(ws, wire, q.Get("id"), q.Get("token"), &s.opts)
+	c := newClient(wire, q.Get("id"), q.Get("token"), &s.opts)
 	c.traffic = s.realm.traffic(c.id)
 	c.ended = func() { s.realm.remove(c) }
 	c.addr, c.remote = s.remoteAddr(r)
@@ -783,18 +782,21 @@ func parseHop(hop string) (netip.Addr, bool) {
 func plainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
 // upgrade makes a WebSocket of a request, or answers it and returns why not.
-func upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Conn, *wire, error) {
+func upgrade(w http.ResponseWriter, r *http.Request) (*wire, error) {
 	if !canHijack(w) {
 		http.Error(w, "The server cannot upgrade connections here", http.StatusNotImplemented)
-		return nil, nil, errors.New("a ResponseWriter around this handler has neither Hijack nor Unwrap")
+		return nil, errors.New("a ResponseWriter around this handler has neither Hijack nor Unwrap")
 	}
 	h := &hijacker{ResponseWriter: w}
-	ws, err := websocket.Accept(h, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // the origin has been checked
+	ws, err := accept(h, r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	ws.SetReadLimit(-1) // Client.read counts for itself
-	return ws, h.wire, nil
+	h.wire.ws = ws
+	if h.wire.raw != nil {
+		h.wire.dismiss()
+	}
+	return h.wire, nil
 }
 
 // canHijack reports whether [http.ResponseController] will find a Hijacker. To
@@ -814,8 +816,7 @@ func canHijack(w http.ResponseWriter) bool {
 
 var errHijack = errors.New("hijacking failed")
 
-// A hijacker gives the library the connection through a [wire], and buffers just
-// large enough for a frame's header and a control frame.
+// A hijacker gives the library the connection through a [wire].
 type hijacker struct {
 	http.ResponseWriter
 	wire *wire
@@ -830,8 +831,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
 	h.wire = newWire(conn, bytes.Clone(early))
-	h.wire.ahead = bufio.NewReaderSize(h.wire, 16)
-	return h.wire, bufio.NewReadWriter(h.wire.ahead, bufio.NewWriterSize(h.wire, 256)), nil
+	return h.wire, h.wire.buffers(), nil
 }
 
 // serve is the goroutine of a connection: it reads, and all further events are
