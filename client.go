@@ -212,6 +212,9 @@ func (c *Client) enqueue(p parcel) (start bool, err error) {
 	case c.fullLocked(len(p.frame)):
 		return c.endLocked(ReasonSlowConsumer, nil, nil), ErrSlowConsumer
 	}
+	if len(c.outbox) >= backlog {
+		p.settle()
+	}
 	c.outbox = append(c.outbox, p)
 	c.bytes += len(p.frame)
 	return c.startLocked(), nil
@@ -432,8 +435,10 @@ func (c *Client) breakLocked() {
 	}
 }
 
-// maxBatch bounds how many parcels go to the kernel in one write.
-const maxBatch = 64
+const (
+	maxBatch = 64  // how many parcels go to the kernel in one write
+	backlog  = 256 // of so many parcels, the next ones will wait for long
+)
 
 var batches = sync.Pool{New: func() any { b := make(net.Buffers, 0, maxBatch); return &b }}
 
@@ -486,7 +491,7 @@ func (c *Client) write() {
 	c.wire.SetWriteDeadline(time.Now().Add(farewellTimeout))
 	n, err := c.wire.Conn.Write(last)
 	c.traffic.bytesOut.Add(uint64(n))
-	if half, ok := c.wire.Conn.(halfCloser); ok && err == nil {
+	if half, ok := c.wire.Conn.(halfCloser); ok && err == nil && c.lingers() {
 		half.CloseWrite() // a browser fires its events when the stream ends, not when the frame comes
 	}
 	c.mu.Lock()
@@ -721,9 +726,13 @@ func (c *Client) reasonOf(err error) DisconnectReason {
 // that has unread input resets it, and what is still on its way is lost.
 func (c *Client) hangUp() {
 	c.writers.Wait()
-	c.wire.hangUp(!c.stuck && c.why != ReasonConnectionLost)
+	c.wire.hangUp(!c.stuck && c.lingers())
 	c.wire.dismiss()
 }
+
+// lingers reports whether a client that has ended may still have something to say.
+// Who has sent a close frame has not.
+func (c *Client) lingers() bool { return c.why != ReasonConnectionLost && c.why != ReasonClientClosed }
 
 // A wire is what lies between the socket and the WebSocket library. The library
 // reads through it, and all that it writes by itself, pongs and close frames, is

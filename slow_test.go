@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -264,4 +265,25 @@ func BenchmarkBystandersOfAFloodedClient(b *testing.B) {
 	b.ReportMetric(float64(closed.Load()), "closed")
 	close(stopped)
 	f.end()
+}
+
+// What waits for a slow client takes the memory that it counts for, or little more:
+// the buffers of the pool are larger than most messages.
+func TestABacklogKeepsFewBuffersOfThePool(t *testing.T) {
+	s := NewServer(Options{MaxOutboxMessages: -1, AliveTimeout: -1})
+	c := stubClient(t, s, "slow", "t")
+	c.admitted, c.writing = true, true // and nobody writes
+	sent := make([][]byte, 2*backlog)
+	for i := range sent {
+		frame, buf := relayFrame(pooledFrame / 2)
+		require.NotNil(t, buf)
+		sent[i] = fmt.Appendf(frame, "%0*d", pooledFrame/2, i)
+		_, err := c.enqueue(parcel{frame: sent[i], buf: buf, src: "src", fate: fateHold})
+		require.NoError(t, err)
+		sent[i] = bytes.Clone(sent[i])
+	}
+	for i, p := range c.outbox {
+		require.Equal(t, i < backlog, p.buf != nil)
+		require.Equal(t, sent[i], p.frame)
+	}
 }
