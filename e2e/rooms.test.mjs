@@ -83,6 +83,7 @@ function paintedCamera(name) {
     Grace: ['#7a4b5e', '#4fb0ae', '#8d5a3b', '#221a1a', '#e8a5a0'],
     Linus: ['#3f6b57', '#c8553d', '#f3d3b5', '#c9a227', '#b7d7a8'],
     Ken: ['#5d5a88', '#f2f2ee', '#d9a066', '#3a3a3a', '#c9c6ef'],
+    Barbara: ['#6b705c', '#9a8c98', '#e8b298', '#7f5539', '#ffe8d6'],
   }[name];
   const canvas = Object.assign(document.createElement('canvas'), { width: 640, height: 400 });
   const pen = canvas.getContext('2d');
@@ -257,6 +258,25 @@ test('three people see each other move, chat, and a fourth joins late', async (t
 
   await linus.page.getByRole('button', { name: 'Leave' }).click();
   for (const g of [ada, grace, ken]) await wantTiles(g, [ada, grace, ken], goneAfterCrash);
+});
+
+test('the more people there are, the smaller are the pictures that they send', async (t) => {
+  const guests = await joinAll(t, ['Ada', 'Grace', 'Linus', 'Ken']);
+  const wantSize = (what, smaller) =>
+    guests[0].wait(
+      what,
+      (smaller) => {
+        const [mine, ...theirs] = [...document.querySelectorAll('.tile video')].map((v) => v.videoWidth);
+        return theirs.every((width) => width < mine === smaller && width > mine / 2);
+      },
+      smaller,
+    );
+  await wantSize('whole pictures of three others', false);
+  const barbara = await join(t, 'Barbara', guests[0].url);
+  await wantTiles(guests[0], [...guests, barbara]);
+  await wantSize('smaller pictures of four others', true);
+  await barbara.page.getByRole('button', { name: 'Leave' }).click();
+  await wantSize('whole pictures again', false);
 });
 
 test('who crashes is gone within two seconds, and the others stay', async (t) => {

@@ -21,8 +21,7 @@ on("join", "submit", async (event) => {
   write("notice", media.problem);
   view.add("me");
   view.stream("me", media.stream);
-  $("mute").disabled = !media.mic;
-  $("camera").disabled = !media.camera;
+  [$("mute").disabled, $("camera").disabled] = [!media.mic, !media.camera];
   const name = $("name").value.trim() || "Guest";
   localStorage.setItem("name", name);
   const mine = { name, mic: media.mic, camera: media.camera, screen: false };
@@ -49,9 +48,8 @@ function ended(why) {
 function change(mine) {
   room.change(mine);
   view.state("me", room.mine);
-  $("mute").setAttribute("aria-pressed", !room.mine.mic);
-  $("camera").setAttribute("aria-pressed", !room.mine.camera);
-  $("screen").setAttribute("aria-pressed", room.mine.screen);
+  const pressed = { mute: !room.mine.mic, camera: !room.mine.camera, screen: room.mine.screen };
+  for (const id in pressed) $(id).setAttribute("aria-pressed", pressed[id]);
 }
 
 // A track that is not enabled is sent as silence or blackness, and is back at once.

@@ -1,8 +1,7 @@
 // What we send: always one track of sound and one of pictures, so that tracks need only be
 // replaced. Who has no camera or microphone sends blackness and silence.
 
-// Everybody sends to everybody, and many large pictures do not fit through an uplink.
-const small = { width: 640, height: 360 }; // if the camera can
+const small = { width: 640, height: 360 }; // if the camera can: it is sent once for everyone
 
 // openMedia returns the stream to send, what of it is real, and a sentence about the rest.
 export async function openMedia() {

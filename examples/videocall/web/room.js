@@ -1,7 +1,6 @@
-// The call without a pixel, and everything about PeerJS. One socket goes to the server,
-// which brings people together and says who comes and goes. Each pair of people then has a
-// link of its own, a data connection and a call, that needs no server any more. So to lose
-// the socket is a small thing: we reconnect, and a link that works is never cut for it.
+// The call without a pixel, and everything about PeerJS. One socket goes to the server, which
+// says who comes and goes. Each pair of people has a link of its own, a data connection and
+// a call, that needs no server any more: it is never cut because the socket is lost.
 
 const tick = 150; // how often the links are looked at; all times in milliseconds
 const patience = 900; // how long somebody whom the server has lost may not answer a ping
@@ -23,8 +22,7 @@ export class Room {
     const options = { host: location.hostname, port, path: "/peerjs" };
     if (ice) options.config = { iceServers: ice }; // otherwise those that PeerJS comes with
     // A client that has to ask for an id gives up if it cannot. This one tries again.
-    const id = crypto.getRandomValues(new Uint32Array(4)).join("-");
-    this.peer = new Peer(id, options);
+    this.peer = new Peer(crypto.getRandomValues(new Uint32Array(4)).join("-"), options);
     this.peer.on("open", () => {
       this.#attempt = 0;
       this.#tell("ROOM-JOIN"); // also if the server has kept us in: we ask who is here
@@ -48,33 +46,40 @@ export class Room {
 
   // toAll sends to each of the others, past the server.
   toAll = (message) => this.#links.forEach(({ data }) => data.open && data.send(message));
+  #tell = (type) => this.peer.socket.send({ type, payload: { room: this.room } });
 
-  // change tells everyone how to show us, and sends them the picture that is in the stream
-  // now. To replace a track needs no new offer, so it works without the server, too.
+  // change tells everyone how to show us, and sends them the picture that we have now.
   change(mine) {
     this.toAll({ type: "state", ...Object.assign(this.mine, mine) });
+    this.#fit();
+  }
+
+  // #fit sends everyone the picture that is in the stream now, smaller the more people there
+  // are, as it is encoded for each of them. That needs no new offer, and so no server.
+  #fit() {
+    const n = this.mine.screen ? 1 : this.#links.size;
+    const size = { scaleResolutionDownBy: n < 4 ? 1 : n < 7 ? 1.5 : 2, maxFramerate: n < 6 ? 30 : 15 };
     for (const { call } of this.#links.values()) {
       const sender = call?.peerConnection?.getSenders().find((s) => s.track?.kind === "video");
       sender?.replaceTrack(this.stream.getVideoTracks()[0]);
+      const parameters = sender?.getParameters();
+      parameters?.encodings.forEach((encoding) => Object.assign(encoding, size));
+      sender?.setParameters(parameters).catch(() => {}); // the call is over
     }
   }
-
-  #tell = (type) => this.peer.socket.send({ type, payload: { room: this.room } });
 
   #hear({ type, payload }) {
     if (this.#left || payload?.room !== this.room || payload.id === this.peer.id) return;
     if (type === "ROOM-REFUSED") return this.#end(payload.msg);
     if (type === "ROOM-JOINED") this.#members.set(payload.id, performance.now());
     if (type === "ROOM-LEFT") this.#members.delete(payload.id);
-    // Every other reason only says that a socket has ended. A tab that has crashed and one
-    // that is back in a second look the same to the server, but not to #look.
+    // Any other reason only says that a socket has ended. What that means #look finds out.
     if (type === "ROOM-LEFT" && payload.reason === "left") this.#drop(this.#links.get(payload.id));
     if (type === "ROOM-MEMBERS") {
       this.view.banner("");
       const others = payload.members.filter((id) => id !== this.peer.id);
       this.#members = new Map(others.map((id) => [id, performance.now()]));
-      // Who comes calls, who is here waits: no two call each other. After a reconnect
-      // this leaves alone whom we are still linked to.
+      // Who comes calls, and who is here waits. Whom we are still linked to is left alone.
       others.filter((id) => !this.#links.has(id)).forEach(this.#connect);
     }
     this.#look();
@@ -114,7 +119,7 @@ export class Room {
 
   #accept(data) {
     const old = this.#links.get(data.peer);
-    // If we were about to connect to each other, one has to give in. Both know who.
+    // If both are about to connect, one has to give in, and both know who.
     if (old?.calls && !old.data.open && this.peer.id < data.peer) return data.close();
     this.#drop(old); // it is broken on their side, or they would not connect
     this.#link(data, false);
@@ -151,6 +156,7 @@ export class Room {
     call?.on("stream", (stream) => { // told once per track
       if (!link.shown) this.view.stream(link.id, stream);
       link.shown = true;
+      this.#fit();
     });
     call?.on("close", () => this.#drop(link));
   }
@@ -162,6 +168,7 @@ export class Room {
     this.view.remove(link.id);
     link.call?.close();
     link.data.close();
+    this.#fit();
   }
 
   #end(why) {

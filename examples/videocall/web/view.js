@@ -2,7 +2,6 @@
 // others wrote goes through textContent, which makes no markup of it.
 
 export const $ = (id) => document.getElementById(id);
-
 const tiles = new Map(); // id -> <figure>; our own is "me"
 const part = (id, selector) => tiles.get(id).querySelector(selector);
 const unknown = "…"; // as long as somebody has not told a name
@@ -43,10 +42,7 @@ export function state(id, { name, mic, camera, screen }) {
 }
 
 // write fills a place on the page, which is hidden while there is nothing in it.
-export function write(id, text = "") {
-  $(id).textContent = text;
-  $(id).hidden = !text;
-}
+export const write = (id, text = "") => Object.assign($(id), { textContent: text, hidden: !text });
 
 export function said(id, text) {
   const line = document.createElement("li");
