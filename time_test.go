@@ -49,7 +49,9 @@ func TestAHeldOfferIsDeliveredRightAfterOpen(t *testing.T) {
 		r := newBubbleRig(t, Options{})
 		a, b := r.connect("a"), r.connect("b")
 		a.offer("late", `1`)
+		synctest.Wait() // nothing orders what two clients send
 		b.offer("late", `2`)
+		synctest.Wait()
 		a.send(`{"type":"CANDIDATE","dst":"late","payload":3}`)
 		a.send(`{"type":"LEAVE","dst":"late"}`)
 		time.Sleep(5*time.Second - 1)
