@@ -203,6 +203,7 @@ func TestADestinationMayHaveSoMuchHeld(t *testing.T) {
 			a.offer("absent", fmt.Sprint(i))
 			b.offer("absent", fmt.Sprint(i))
 		}
+		synctest.Wait() // nothing orders what two clients send
 		c.offer("other", `0`)
 		c.offer("absent", `0`)
 		c.wantExpire("absent")
