@@ -646,10 +646,16 @@ func (c *Client) read() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if data = c.wire.takeText(); data == nil {
+		switch first, payload := c.wire.takeFrame(); first {
+		case finBit | opText:
+			data = payload
+		case finBit | opPing:
+			err = c.post(parcel{frame: pongFrame(payload)})
+		case finBit | opPong:
+		default:
 			typ, data, err = c.readLong()
 		}
-		if err != nil && !errors.Is(err, errIdle) {
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -665,9 +671,7 @@ func (c *Client) read() ([]byte, error) {
 	return nil, fmt.Errorf("%w: not UTF-8", ErrBadMessage)
 }
 
-// readLong has the library read whatever [wire.takeText] did not take: control
-// frames, fragments, messages that are too long for the buffer. After control
-// frames without a message the error is errIdle.
+// readLong has the library read whatever [wire.takeFrame] did not take.
 func (c *Client) readLong() (websocket.MessageType, []byte, error) {
 	ws, err := c.wire.library()
 	if err != nil {
@@ -726,8 +730,8 @@ func (c *Client) reasonOf(err error) DisconnectReason {
 // that has unread input resets it, and what is still on its way is lost.
 func (c *Client) hangUp() {
 	c.writers.Wait()
+	c.wire.dismiss() // before a deadline is set, which it might still move
 	c.wire.hangUp(!c.stuck && c.lingers())
-	c.wire.dismiss()
 }
 
 // lingers reports whether a client that has ended may still have something to say.
@@ -749,7 +753,6 @@ type wire struct {
 	client  *Client         // set before the first read
 	ws      *websocket.Conn // the library's connection, if there is one
 	leaving atomic.Bool     // it is closed because it has nothing more to read
-	ration  int             // how much it may read before it gets errIdle; negative: everything
 	raw     syscall.RawConn // nil if Conn is not a plain socket
 	ready   func(fd uintptr) bool
 	try     func(fd uintptr) bool
@@ -805,20 +808,13 @@ func (w *wire) heard() {
 // takes that, in the middle of a message, for the end of the message.
 var errHungUp = errors.New("the other side has closed the connection")
 
-// errIdle tells the library that it has read the control frames that there were.
-var errIdle = errors.New("nothing left to read")
-
 // ahead is the size of the library's read buffer, the smallest there is.
 const ahead = 16
 
 // Read is for the library. What it asks for to fill its buffer comes byte by byte,
-// so that it never has anything of a frame that is to be read without it.
+// so that it never has anything of a frame that [wire.takeFrame] could take. Where
+// raw is nil, that is of concern only for what came with the handshake.
 func (w *wire) Read(p []byte) (int, error) {
-	if w.ration == 0 {
-		if w.ration = w.controlFrame(); w.ration == 0 {
-			return 0, errIdle
-		}
-	}
 	if len(w.unread) == 0 {
 		if w.raw == nil { // TLS has a buffer of its own
 			n, err := w.Conn.Read(p)
@@ -836,10 +832,6 @@ func (w *wire) Read(p []byte) (int, error) {
 	if len(p) == ahead {
 		p = p[:1]
 	}
-	if w.ration > 0 {
-		p = p[:min(len(p), w.ration)]
-		w.ration -= len(p) // all of it is there
-	}
 	n := copy(p, w.unread)
 	w.unread = w.unread[n:]
 	w.giveBack()
@@ -854,54 +846,46 @@ func (w *wire) giveBack() {
 	}
 }
 
-// takeText returns the payload of the next frame, unmasked in place, if that is a
-// whole text message and lies in the buffer as a whole; nearly all do. The
-// library, which has to be between two messages, hands every frame to a goroutine
-// of its own and back four times, which on a machine with idle processors costs
-// more than all the rest. It sees everything else.
-func (w *wire) takeText() []byte {
+// takeFrame returns the first byte and the payload, unmasked in place, of the next
+// frame, if that is a text message, a ping or a pong and lies in the buffer as a
+// whole; nearly all do. Else it returns 0, and the library is to read it, which has
+// to be between two messages. It hands every frame to a goroutine of its own and
+// back four times; on a machine with idle processors that costs more than all the
+// rest.
+func (w *wire) takeFrame() (first byte, payload []byte) {
 	head, n, _ := w.shortFrame()
-	if head == 0 || len(w.unread) < head+n || w.unread[0]&opControl != 0 {
-		return nil
+	if head == 0 || len(w.unread) < head+n {
+		return 0, nil
 	}
-	key, payload := w.unread[head-4:head], w.unread[head:head+n]
+	first, payload = w.unread[0], w.unread[head:head+n]
+	unmask(payload, binary.LittleEndian.Uint32(w.unread[head-4:]))
 	w.unread = w.unread[head+n:]
-	unmask(payload, binary.LittleEndian.Uint32(key))
-	return payload
-}
-
-// controlFrame returns the length of the next frame, if that is a control frame and
-// lies in the buffer as a whole; else 0.
-func (w *wire) controlFrame() int {
-	head, n, _ := w.shortFrame()
-	if head == 0 || len(w.unread) < head+n || w.unread[0]&opControl == 0 {
-		return 0
-	}
-	return head + n
+	return first, payload
 }
 
 // Of the first two bytes of a frame (RFC 6455, section 5.2).
 const (
 	finBit    = 0x80
 	opText    = 0x1
-	opControl = 0x8 // the bit that all control frames have
 	opClose   = 0x8
+	opPing    = 0x9
+	opPong    = 0xa
 	maskedBit = 0x80
 	size16    = 126
 	size64    = 127
 )
 
 // shortFrame returns the lengths of the header, with its masking key, and of the
-// payload of the next frame, if that is masked, less than 64 KiB long, and either a
-// text message or a control frame in one piece. For any other frame head is 0. It
-// is known when the first bytes are here.
+// payload of the next frame, if that is masked, less than 64 KiB long, and a text
+// message in one piece, a ping or a pong. For any other frame head is 0. It is known
+// when the first bytes are here.
 func (w *wire) shortFrame() (head, n int, known bool) {
 	b := w.unread
 	if len(b) < 2 {
 		return 0, 0, false
 	}
 	n = int(b[1] &^ maskedBit)
-	control := b[0]&^0x7 == finBit|opControl
+	control := b[0] == finBit|opPing || b[0] == finBit|opPong
 	switch {
 	case b[1]&maskedBit == 0, !control && b[0] != finBit|opText, control && n >= size16, n == size64:
 		return 0, 0, true
@@ -1045,7 +1029,7 @@ func (w *wire) Write(p []byte) (int, error) {
 }
 
 // Close is how the library says that it is done, or has waited too long for the
-// rest of a control frame. It only wakes the reader up: the socket closes in
+// rest of a control frame that it reads. It only wakes the reader up: the socket closes in
 // [Client.hangUp], when the last frames are out.
 func (w *wire) Close() error {
 	if w.leaving.Load() {
@@ -1057,10 +1041,6 @@ func (w *wire) Close() error {
 // library returns the library's connection, for what comes next. If there is none
 // it makes one, with a handshake in which nobody hears the answer.
 func (w *wire) library() (*websocket.Conn, error) {
-	w.ration = -1
-	if n := w.controlFrame(); n > 0 && w.raw != nil {
-		w.ration = n
-	}
 	var err error
 	if w.ws == nil {
 		w.ws, err = accept(&seat{w, make(http.Header)}, handshake)
@@ -1166,7 +1146,12 @@ func (w *wire) hangUp(politely bool) {
 }
 
 // pingFrame is an empty ping.
-var pingFrame = []byte{0x89, 0}
+var pingFrame = []byte{finBit | opPing, 0}
+
+// pongFrame answers a ping.
+func pongFrame(payload []byte) []byte {
+	return append([]byte{finBit | opPong, byte(len(payload))}, payload...)
+}
 
 // textFrame returns a whole text frame with payload b.
 func textFrame(b []byte) []byte { return append(newFrame(len(b)), b...) }

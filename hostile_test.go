@@ -88,6 +88,7 @@ func TestWhoBreaksTheFramingIsClosedAlone(t *testing.T) {
 		{"header that announces 2^64-1 bytes", writing(rawHeader(rawFin|rawBinary, 1<<64-1)), protocol, 1002},
 		{"header that announces 2^63-1 bytes", cutAfter(rawHeader(rawFin|rawText, 1<<63-1), []byte("some")), lost, 0},
 		{"not UTF-8", writing(rawTextFrame(`{"type":"OFFER","dst":"bob","payload":"` + "\xff" + `"}`)), text, 1007},
+		{"not UTF-8 behind a pong", writing(rawFrame(rawFin|rawPong, ""), rawTextFrame("\xff")), text, 1007},
 		{"surrogate", writing(rawTextFrame(`{"type":"OFFER","dst":"bob","payload":"` + "\xed\xa0\x80" + `"}`)), text, 1007},
 		{"overlong", writing(rawTextFrame(`{"type":"OFFER","dst":"b` + "\xc1\xaf" + `b"}`)), text, 1007},
 		{"half a character", writing(rawFrame(rawText, `"`+"\xe2\x82"), rawFrame(rawFin|rawCont, "")), text, 1007},

@@ -38,8 +38,6 @@
 // package; a server without clients has neither.
 package peer
 
-//lint:file-ignore SA1019 See client.go.
-
 import (
 	"bufio"
 	"bytes"
