@@ -692,7 +692,8 @@ func (s *Server) answers(ctx context.Context, holder *Client) bool {
 	go func() {
 		defer s.work.done()
 		dead, _, _ := s.probes.Do(holder.id, func() (any, error) {
-			if holder.probe(s.opts.ProbeTimeout) {
+			// It may have answered a moment ago, when it was asked for somebody else.
+			if holder.silence() <= s.opts.ProbeAfter || holder.probe(s.opts.ProbeTimeout) {
 				return (*Client)(nil), nil
 			}
 			return holder, nil
