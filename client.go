@@ -491,7 +491,7 @@ func (c *Client) write() {
 	c.wire.SetWriteDeadline(time.Now().Add(farewellTimeout))
 	n, err := c.wire.Conn.Write(last)
 	c.traffic.bytesOut.Add(uint64(n))
-	if half, ok := c.wire.Conn.(halfCloser); ok && err == nil && c.lingers() {
+	if half, ok := c.wire.Conn.(halfCloser); ok && err == nil {
 		half.CloseWrite() // a browser fires its events when the stream ends, not when the frame comes
 	}
 	c.mu.Lock()
@@ -731,12 +731,8 @@ func (c *Client) reasonOf(err error) DisconnectReason {
 func (c *Client) hangUp() {
 	c.writers.Wait()
 	c.wire.dismiss() // before a deadline is set, which it might still move
-	c.wire.hangUp(!c.stuck && c.lingers())
+	c.wire.hangUp(!c.stuck && c.why != ReasonConnectionLost)
 }
-
-// lingers reports whether a client that has ended may still have something to say.
-// Who has sent a close frame has not.
-func (c *Client) lingers() bool { return c.why != ReasonConnectionLost && c.why != ReasonClientClosed }
 
 // A wire is what lies between the socket and the WebSocket library. The library
 // reads through it, and all that it writes by itself, pongs and close frames, is
