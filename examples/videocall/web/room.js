@@ -61,10 +61,10 @@ export class Room {
     const size = { scaleResolutionDownBy: n < 4 ? 1 : n < 7 ? 1.5 : 2, maxFramerate: n < 6 ? 30 : 15 };
     for (const { call } of this.#links.values()) {
       const sender = call?.peerConnection?.getSenders().find((s) => s.track?.kind === "video");
-      sender?.replaceTrack(this.stream.getVideoTracks()[0]);
+      sender?.replaceTrack(this.stream.getVideoTracks()[0]).catch(() => {}); // the call is over
       const parameters = sender?.getParameters();
       parameters?.encodings.forEach((encoding) => Object.assign(encoding, size));
-      sender?.setParameters(parameters).catch(() => {}); // the call is over
+      sender?.setParameters(parameters).catch(() => {});
     }
   }
 
