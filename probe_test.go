@@ -347,3 +347,15 @@ func TestWhatAStuckHolderWasNotSent(t *testing.T) {
 		})
 	}
 }
+
+// Who has seen the silence and asks when it is over already does not ask again.
+func TestAHolderIsNotAskedRightAfterItsAnswer(t *testing.T) {
+	probed(t, Options{}, true, func(t *testing.T, r *rig, _ *record, _ *rawPeer, pings func() int) {
+		time.Sleep(DefaultProbeAfter + 1)
+		c := r.srv.Realm().Client("a")
+		require.True(t, r.srv.answers(t.Context(), c))
+		require.Equal(t, 1, pings())
+		require.True(t, r.srv.answers(t.Context(), c))
+		require.Equal(t, 1, pings())
+	})
+}
