@@ -45,6 +45,31 @@ func BenchmarkHoldAndFlush(b *testing.B) {
 	}
 }
 
+// BenchmarkRefuse is an offer from one of many senders to an absent id for which as
+// much waits as may.
+func BenchmarkRefuse(b *testing.B) {
+	const senders = 2 * DefaultMaxHeldPerDestination
+	s := NewServer(Options{})
+	ps := make([]parcel, senders)
+	for i := range ps {
+		ps[i] = parcel{frame: textFrame(benchOffer("dst")), src: newUUID(), deadline: time.Now().Add(time.Hour), fate: fateHold}
+	}
+	b.ReportAllocs()
+	b.Cleanup(func() { s.Close() })
+	for i := range ps {
+		s.realm.route("dst", ps[i])
+	}
+	i := senders / 2
+	for b.Loop() {
+		if s.realm.route("dst", ps[i]) != refused {
+			b.Fatal("accepted")
+		}
+		if i++; i == senders {
+			i = senders / 2
+		}
+	}
+}
+
 func BenchmarkEnqueue(b *testing.B) {
 	s := NewServer(Options{MaxOutboxMessages: -1, MaxOutboxBytes: -1, AliveTimeout: -1})
 	c := stubClient(b, s, "dst", "t")

@@ -2,6 +2,8 @@ package peer
 
 import (
 	"bytes"
+	"cmp"
+	"container/list"
 	"slices"
 	"time"
 )
@@ -48,161 +50,196 @@ func (p *parcel) settle() {
 type pair struct {
 	src      string
 	deadline time.Time // of its oldest parcel
-	parcels  int
-	refused  bool // its sender has been told; it has no parcels, and what follows the last offer is not wanted
+	parcels  []numbered
+	refused  bool          // its sender has been told; it has no parcels, and what follows the last offer is not wanted
+	place    *list.Element // in queue.order
 }
 
-// A queue holds the parcels for one absent destination in the order of their
-// arrival. The zero value is empty. It is not safe for concurrent use.
+// A numbered parcel has its place in the order of arrival of a queue.
+type numbered struct {
+	parcel
+	number int
+}
+
+// A queue holds the parcels for one absent destination. What it does with one
+// pair takes no longer if there are many. The zero value is empty. It is not safe
+// for concurrent use.
 type queue struct {
-	parcels []parcel
-	pairs   []pair // by deadline
-	bytes   int    // of the parcels
-	told    int    // how many of the pairs are refused
+	pairs       map[string]*pair // by sender
+	order       *list.List       // of *pair, by deadline; nil without any
+	first, next int              // numbers: of the first parcel that came back, and of the next to come
+	parcels     int
+	bytes       int // of the parcels
+	told        int // how many of the pairs are refused
 }
 
 // push appends p unless its pair or the queue holds as many parcels as it may; a
 // negative bound means none.
 func (q *queue) push(p parcel, maxPair, maxAll int) bool {
-	if maxAll >= 0 && len(q.parcels) >= maxAll || maxPair >= 0 && q.count(p.src) >= maxPair {
+	if maxAll >= 0 && q.parcels >= maxAll || maxPair >= 0 && q.count(p.src) >= maxPair {
 		return false
 	}
-	q.add(p)
-	p.settle()
-	q.parcels = append(q.parcels, p)
-	q.sort()
+	q.add(p, q.next)
+	q.next++
 	return true
 }
 
 // count returns how many parcels src has waiting.
 func (q *queue) count(src string) int {
-	if i := q.pair(src); i >= 0 {
-		return q.pairs[i].parcels
+	if at := q.pairs[src]; at != nil {
+		return len(at.parcels)
 	}
 	return 0
 }
 
-// add notes p in the pair that it belongs to.
-func (q *queue) add(p parcel) {
-	q.bytes += len(p.frame)
-	i := q.pair(p.src)
-	if i < 0 {
-		q.pairs = append(q.pairs, pair{src: p.src, deadline: p.deadline, parcels: 1})
-		return
-	}
-	at := &q.pairs[i]
-	if at.refused {
+// add puts p into the pair that it belongs to.
+func (q *queue) add(p parcel, number int) {
+	at := q.pairs[p.src]
+	switch {
+	case at == nil:
+		at = q.open(p.src, p.deadline)
+	case at.refused:
 		at.refused = false
 		q.told--
 	}
-	at.parcels++
 	if p.deadline.Before(at.deadline) {
-		at.deadline = p.deadline
+		q.order.Remove(at.place)
+		q.line(at, p.deadline)
+	}
+	p.settle()
+	at.parcels = append(at.parcels, numbered{p, number})
+	q.parcels++
+	q.bytes += len(p.frame)
+}
+
+// open makes a pair without parcels.
+func (q *queue) open(src string, deadline time.Time) *pair {
+	if q.pairs == nil {
+		q.pairs, q.order = make(map[string]*pair), list.New()
+	}
+	at := &pair{src: src}
+	q.pairs[src] = at
+	q.line(at, deadline)
+	return at
+}
+
+// line puts a pair where it belongs by its deadline. That is nearly always the
+// end: only parcels that came back from a connection can be older than others.
+func (q *queue) line(at *pair, deadline time.Time) {
+	at.deadline = deadline
+	before := q.order.Back()
+	for before != nil && before.Value.(*pair).deadline.After(deadline) {
+		before = before.Prev()
+	}
+	if before == nil {
+		at.place = q.order.PushFront(at)
+	} else {
+		at.place = q.order.InsertAfter(at, before)
 	}
 }
 
 // refused reports whether src has been told already that nothing of it waits.
 func (q *queue) refused(src string) bool {
-	i := q.pair(src)
-	return i >= 0 && q.pairs[i].refused
+	at := q.pairs[src]
+	return at != nil && at.refused
 }
 
 // refuse drops everything that src has waiting, returns how many parcels that
 // was, and remembers until the deadline of the first of them that src was told.
 func (q *queue) refuse(src string, deadline time.Time) int {
-	if i := q.pair(src); i >= 0 {
-		deadline = q.pairs[i].deadline
+	at := q.pairs[src]
+	if at == nil {
+		at = q.open(src, deadline)
 	}
-	n := q.drop(src)
-	q.pairs = append(q.pairs, pair{src: src, deadline: deadline, refused: true})
+	n := q.clear(at)
+	at.refused = true
 	q.told++
-	q.sort()
+	return n
+}
+
+// clear takes the parcels out of a pair and returns how many there were.
+func (q *queue) clear(at *pair) int {
+	n := len(at.parcels)
+	for _, p := range at.parcels {
+		q.bytes -= len(p.frame)
+	}
+	q.parcels -= n
+	at.parcels = nil
+	if at.refused {
+		at.refused = false
+		q.told--
+	}
 	return n
 }
 
 // unshift puts parcels that were on their way before everything that waits. They
 // were accepted once, so no bound turns them away, and their deadline stays.
 func (q *queue) unshift(ps []parcel) {
-	for i := range ps {
-		q.add(ps[i])
-		ps[i].settle()
+	q.first -= len(ps)
+	for i, p := range ps {
+		q.add(p, q.first+i)
 	}
-	q.parcels = append(slices.Clip(ps), q.parcels...)
-	q.sort()
+}
+
+// all returns the parcels in the order of their arrival.
+func (q *queue) all() []parcel {
+	if q.parcels == 0 {
+		return nil
+	}
+	sorted := slices.Clip(q.soonest().parcels) // mostly that is all
+	for e := q.order.Front().Next(); e != nil; e = e.Next() {
+		sorted = append(sorted, e.Value.(*pair).parcels...)
+	}
+	slices.SortFunc(sorted, func(a, b numbered) int { return cmp.Compare(a.number, b.number) })
+	ps := make([]parcel, len(sorted))
+	for i := range sorted {
+		ps[i] = sorted[i].parcel
+	}
+	return ps
 }
 
 // take empties the queue and returns what was in it, in order.
 func (q *queue) take() []parcel {
-	ps := q.parcels
+	ps := q.all()
 	*q = queue{}
 	return ps
 }
 
 // drop removes everything that src has waiting and returns how many that was.
 func (q *queue) drop(src string) int {
-	i := q.pair(src)
-	if i < 0 {
+	at := q.pairs[src]
+	if at == nil {
 		return 0
 	}
-	n := q.pairs[i].parcels
-	if q.pairs[i].refused {
-		q.told--
-	}
-	q.pairs = slices.Delete(q.pairs, i, i+1)
-	q.remove(func(p parcel) bool { return p.src == src })
-	return n
+	delete(q.pairs, src)
+	q.order.Remove(at.place)
+	return q.clear(at)
 }
 
 // expire drops the pairs whose deadline is not after now, and returns the senders
 // who have to be told and how many parcels they had.
 func (q *queue) expire(now time.Time) (srcs []string, n int) {
-	gone := make(map[string]bool)
-	for _, p := range q.pairs {
-		if p.deadline.After(now) {
-			break
+	for at := q.soonest(); at != nil && !at.deadline.After(now); at = q.soonest() {
+		if !at.refused {
+			srcs = append(srcs, at.src)
 		}
-		gone[p.src] = true
-		n += p.parcels
-		if p.refused {
-			q.told--
-		} else {
-			srcs = append(srcs, p.src)
-		}
-	}
-	if len(gone) > 0 {
-		q.pairs = slices.Delete(q.pairs, 0, len(gone))
-		q.remove(func(p parcel) bool { return gone[p.src] })
+		n += q.drop(at.src)
 	}
 	return srcs, n
 }
 
-func (q *queue) remove(gone func(parcel) bool) {
-	q.parcels = slices.DeleteFunc(q.parcels, func(p parcel) bool {
-		if !gone(p) {
-			return false
-		}
-		q.bytes -= len(p.frame)
-		return true
-	})
-}
-
-// next returns the earliest deadline, and false if the queue is empty.
-func (q *queue) next() (time.Time, bool) {
+// soonest returns the pair that expires first, and nil if the queue is empty.
+func (q *queue) soonest() *pair {
 	if len(q.pairs) == 0 {
-		return time.Time{}, false
+		return nil
 	}
-	return q.pairs[0].deadline, true
+	return q.order.Front().Value.(*pair)
 }
 
-func (q *queue) pair(src string) int {
-	return slices.IndexFunc(q.pairs, func(p pair) bool { return p.src == src })
-}
-
-// sort keeps the pairs by deadline. They nearly always are: a new pair has the
-// latest one, and only parcels that came back from a connection can be older.
-func (q *queue) sort() {
-	byDeadline := func(a, b pair) int { return a.deadline.Compare(b.deadline) }
-	if !slices.IsSortedFunc(q.pairs, byDeadline) {
-		slices.SortStableFunc(q.pairs, byDeadline)
+// latest returns the pair that expires last, and nil if the queue is empty.
+func (q *queue) latest() *pair {
+	if len(q.pairs) == 0 {
+		return nil
 	}
+	return q.order.Back().Value.(*pair)
 }

@@ -24,7 +24,7 @@ func wantQueue(t *testing.T, q *queue, frames ...string) {
 	t.Helper()
 	var got []string
 	bytes := 0
-	for _, p := range q.parcels {
+	for _, p := range q.all() {
 		got = append(got, string(p.frame))
 		bytes += len(p.frame)
 	}
@@ -34,15 +34,14 @@ func wantQueue(t *testing.T, q *queue, frames ...string) {
 
 func wantNext(t *testing.T, q *queue, deadline int) {
 	t.Helper()
-	next, ok := q.next()
-	require.True(t, ok)
-	require.Equal(t, at(deadline), next)
+	next := q.soonest()
+	require.NotNil(t, next)
+	require.Equal(t, at(deadline), next.deadline)
 }
 
 func TestQueueKeepsTheOrderOfArrival(t *testing.T) {
 	var q queue
-	_, ok := q.next()
-	require.False(t, ok, "the zero queue is empty")
+	require.Nil(t, q.soonest(), "the zero queue is empty")
 	require.Empty(t, q.take())
 	for i, src := range []string{"a", "b", "a", "c", "b"} {
 		require.True(t, q.push(par(src, src+fmt.Sprint(i), 10+i), 9, 9))
@@ -53,8 +52,7 @@ func TestQueueKeepsTheOrderOfArrival(t *testing.T) {
 	require.Len(t, ps, 5)
 	require.Equal(t, par("a", "a2", 12), ps[2], "a parcel stays as it was")
 	wantQueue(t, &q)
-	_, ok = q.next()
-	require.False(t, ok)
+	require.Nil(t, q.soonest())
 	require.Zero(t, q.drop("a"), "nothing is left of a sender")
 	require.True(t, q.push(par("a", "again", 30), 1, 1), "nor in the bounds")
 	wantNext(t, &q, 30)
@@ -93,8 +91,7 @@ func TestQueueIsBounded(t *testing.T) {
 		require.Equal(t, tc.accepted, accepted, name)
 		wantQueue(t, &q, frames...)
 		if len(frames) == 0 {
-			_, ok := q.next()
-			require.False(t, ok, "%s: what was turned away leaves nothing behind", name)
+			require.Nil(t, q.soonest(), "%s: what was turned away leaves nothing behind", name)
 		}
 	}
 }
@@ -124,8 +121,7 @@ func TestPairExpiresAsOneWithItsOldestParcel(t *testing.T) {
 	srcs, n = q.expire(at(99))
 	require.Equal(t, []string{"a"}, srcs)
 	require.Equal(t, 1, n)
-	_, ok := q.next()
-	require.False(t, ok)
+	require.Nil(t, q.soonest())
 }
 
 func TestNewcomerWithAnEarlierDeadlineIsTheNextToExpire(t *testing.T) {
@@ -137,6 +133,16 @@ func TestNewcomerWithAnEarlierDeadlineIsTheNextToExpire(t *testing.T) {
 	srcs, _ := q.expire(at(11))
 	require.Equal(t, []string{"b", "c"}, srcs)
 	wantQueue(t, &q, "a0")
+}
+
+func TestPairsOfTheSameDeadlineExpireInOrderOfArrival(t *testing.T) {
+	var q queue
+	for _, src := range []string{"b", "a", "c", "b"} {
+		q.push(par(src, src, 10), -1, -1)
+	}
+	srcs, n := q.expire(at(10))
+	require.Equal(t, []string{"b", "a", "c"}, srcs)
+	require.Equal(t, 4, n)
 }
 
 func TestDropRemovesAllThatOneSenderHas(t *testing.T) {
@@ -227,20 +233,21 @@ func (m naive) due(now time.Time) (srcs []string) {
 
 func (m naive) check(t *testing.T, q *queue) {
 	t.Helper()
-	require.True(t, slices.EqualFunc(m, q.parcels, func(a, b parcel) bool {
+	require.True(t, slices.EqualFunc(m, q.all(), func(a, b parcel) bool {
 		return string(a.frame) == string(b.frame) && a.src == b.src && a.deadline.Equal(b.deadline) && a.fate == b.fate
-	}), "want %v, got %v", m, q.parcels)
+	}), "want %v, got %v", m, q.all())
 	bytes := 0
 	for _, p := range m {
 		bytes += len(p.frame)
 	}
 	require.Equal(t, bytes, q.bytes)
-	next, ok := q.next()
-	require.Equal(t, len(m) > 0, ok)
+	require.Equal(t, len(m), q.parcels)
+	next := q.soonest()
+	require.Equal(t, len(m) > 0, next != nil)
 	for _, p := range m {
-		require.False(t, m.deadline(p.src).Before(next), "next is the earliest")
+		require.False(t, m.deadline(p.src).Before(next.deadline), "next is the earliest")
 	}
-	require.True(t, !ok || len(m.due(next)) > 0, "next is somebody's")
+	require.True(t, next == nil || len(m.due(next.deadline)) > 0, "next is somebody's")
 }
 
 func TestQueueBehavesAsTheNaiveOne(t *testing.T) {

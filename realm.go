@@ -306,22 +306,22 @@ const maxTold = 10000
 // settleLocked sets the books and the timer of a queue right after a change.
 func (sh *shard) settleLocked(r *Realm, id string, w *waiting, before queue) {
 	r.heldBytes.Add(int64(w.bytes - before.bytes))
-	r.heldParcels.Add(int64(len(w.parcels) - len(before.parcels)))
+	r.heldParcels.Add(int64(w.parcels - before.parcels))
 	r.told.Add(int64(w.told - before.told))
-	next, ok := w.next()
-	if ok && next.Equal(w.at) {
+	soonest := w.soonest()
+	if soonest != nil && soonest.deadline.Equal(w.at) {
 		return
 	}
 	if w.timer != nil && w.timer.Stop() {
 		r.timers.Done()
 	}
-	if !ok {
+	if soonest == nil {
 		delete(sh.waiting, id)
 		return
 	}
-	w.at = next
+	w.at = soonest.deadline
 	r.timers.Add(1)
-	w.timer = time.AfterFunc(time.Until(next), func() { r.expire(id, w) })
+	w.timer = time.AfterFunc(time.Until(w.at), func() { r.expire(id, w) })
 }
 
 // takeLocked returns what waits for id, which then is nothing.
@@ -451,7 +451,7 @@ func (sh *shard) removeLocked(r *Realm, c *Client) (senders []string) {
 	w.unshift(rest)
 	sh.traffic.returned.Add(uint64(len(rest)))
 	for r.limits.MaxHeldBytes >= 0 && int(r.heldBytes.Load())+w.bytes-before.bytes > r.limits.MaxHeldBytes && len(w.pairs) > 0 {
-		last := w.pairs[len(w.pairs)-1].src
+		last := w.latest().src
 		senders = append(senders, last)
 		sh.traffic.dropped[dropFull].Add(uint64(w.drop(last)))
 	}
@@ -570,7 +570,7 @@ func (r *Realm) check() error {
 		}
 		for id, w := range sh.waiting {
 			n := 0
-			for _, p := range w.parcels {
+			for _, p := range w.all() {
 				n += len(p.frame)
 			}
 			bytes += n
@@ -579,8 +579,8 @@ func (r *Realm) check() error {
 					told++
 				}
 			}
-			if n != w.bytes || len(w.pairs) == 0 {
-				errs = append(errs, errors.New("a queue is empty or miscounts its bytes: "+id))
+			if n != w.bytes || len(w.all()) != w.parcels || len(w.pairs) == 0 {
+				errs = append(errs, errors.New("a queue is empty or miscounts what it holds: "+id))
 			}
 		}
 		sh.mu.Unlock()

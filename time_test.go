@@ -260,7 +260,7 @@ func TestTimesAreMonotonic(t *testing.T) {
 	sh := r.srv.realm.shard("absent")
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	require.Contains(t, sh.waiting["absent"].pairs[0].deadline.String(), " m=+")
+	require.Contains(t, sh.waiting["absent"].soonest().deadline.String(), " m=+")
 	require.Contains(t, sh.waiting["absent"].at.String(), " m=+")
 }
 
