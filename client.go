@@ -17,6 +17,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,7 +41,7 @@ type Client struct {
 	// Fixed at construction.
 	id      string
 	token   string
-	quoted  []byte // the id as a JSON string
+	quoted  string // the id as a JSON string
 	user    any
 	remote  string
 	addr    netip.Addr
@@ -85,9 +86,13 @@ type Client struct {
 	alive             *time.Timer // nil: no alive timeout, or not admitted
 }
 
-// newClient returns a client for a socket whose handshake is under way.
+// newClient returns a client for a socket whose handshake is under way. It does not
+// hold on to the strings it is given: they can be parts of a request of a megabyte.
 func newClient(w *wire, id, token string, limits *Options) *Client {
-	c := &Client{id: id, token: token, quoted: quote(id), limits: limits, wire: w}
+	c := &Client{token: strings.Clone(token), quoted: quote(id), limits: limits, wire: w}
+	if c.id = c.quoted[1 : len(c.quoted)-1]; c.id != id { // there is something to escape in it
+		c.id = strings.Clone(id)
+	}
 	c.changed.L = &c.mu
 	w.client = c
 	return c

@@ -2,6 +2,8 @@ package peer
 
 import (
 	"fmt"
+	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -213,4 +215,34 @@ func TestAnnouncedBytesCostNothing(t *testing.T) {
 		by.talk()
 	})
 	require.Less(t, cost, uint64(n*200<<10))
+}
+
+// A request line may be as long as net/http allows, and an id or a token is part
+// of it: a connection that held on to that would hold on to all of it.
+func TestNothingIsKeptOfALongRequest(t *testing.T) {
+	const clients, long = 16, 900 << 10
+	r := newRig(t, Options{})
+	inUse := func() uint64 {
+		var m runtime.MemStats
+		for range 2 { // what pools hold goes with the second
+			runtime.GC()
+		}
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	padding := "&padding=" + strings.Repeat("x", long)
+	before := inUse()
+	for i := range clients {
+		id := fmt.Sprint("plain-", i)
+		if i%2 == 1 {
+			id = fmt.Sprint("<escaped-in-JSON>", i)
+		}
+		p := r.rawOpen()
+		p.write([]byte(handshakeFor(fmt.Sprintf("/peerjs?key=peerjs&id=%s&token=token", id) + padding)))
+		require.Equal(t, http.StatusSwitchingProtocols, p.response().StatusCode)
+		p.want(`{"type":"OPEN"}`)
+	}
+	require.Equal(t, clients, r.srv.Realm().Len())
+	kept := (int64(inUse()) - int64(before)) / clients
+	require.Less(t, kept, int64(long/4), "bytes per connection, those of the test's own side included")
 }

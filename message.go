@@ -82,9 +82,9 @@ func notice(t MessageType, text string) Message {
 }
 
 // quote returns s as a JSON string.
-func quote(s string) []byte {
+func quote(s string) string {
 	b, _ := json.Marshal(s) // a string always marshals
-	return b
+	return string(b)
 }
 
 // An envelope is what the relay needs to know of a frame. Its slices point into
@@ -190,7 +190,7 @@ const (
 )
 
 // size is the length of what [envelope.append] appends.
-func (e *envelope) size(src []byte) int {
+func (e *envelope) size(src string) int {
 	n := len(relayedType) + len(e.rawType) + len(relayedSrc) + len(src) + len(relayedDst) + len(e.rawDst) + len(`}`)
 	if e.payload != nil {
 		n += len(relayedPayload) + len(e.payload)
@@ -200,7 +200,7 @@ func (e *envelope) size(src []byte) int {
 
 // append appends the message as it is relayed: src, a JSON string, in the place
 // of what the sender wrote, and no field beside the four.
-func (e *envelope) append(b, src []byte) []byte {
+func (e *envelope) append(b []byte, src string) []byte {
 	b = append(append(b, relayedType...), e.rawType...)
 	b = append(append(b, relayedSrc...), src...)
 	b = append(append(b, relayedDst...), e.rawDst...)

@@ -35,7 +35,7 @@ func mustDecode(t testing.TB, frame string) envelope {
 }
 
 // relay returns a frame as the server passes it on for the client "me".
-func relay(e envelope) string { return string(e.append(nil, []byte(`"me"`))) }
+func relay(e envelope) string { return string(e.append(nil, `"me"`)) }
 
 func TestEnvelopeIsFoundInAFrame(t *testing.T) {
 	offer := found{typ: TypeOffer, dst: "bob"}
@@ -145,7 +145,7 @@ func TestRelayedMessageHasItsFourFieldsOnly(t *testing.T) {
 	} {
 		e := mustDecode(t, frame)
 		assert.Equal(t, want, relay(e))
-		assert.Equal(t, len(want), e.size([]byte(`"me"`)), "size of %s", want)
+		assert.Equal(t, len(want), e.size(`"me"`), "size of %s", want)
 	}
 }
 
