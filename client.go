@@ -320,7 +320,8 @@ func (c *Client) yieldsTo(by *Client) bool {
 // endLocked makes the outbox final and both sides of the socket let go. A write
 // that is under way either is complete already or is not going to be: its
 // socket's buffer is full. So it is cut off instead of waited for, and what it
-// had not written stays in the outbox.
+// had not written stays in the outbox. Over TLS nothing could follow a write that
+// was cut off, not even why the connection ends: there, it gets a moment.
 func (c *Client) endLocked(why DisconnectReason, cause error, last *Message) (start bool) {
 	c.why, c.cause = why, cause
 	if code, text := why.closeCode(); code != 0 && c.farewell == nil {
@@ -336,14 +337,18 @@ func (c *Client) endLocked(why DisconnectReason, cause error, last *Message) (st
 	if c.cancel != nil {
 		c.cancel(why)
 	}
-	c.wire.SetWriteDeadline(past)
+	if c.wire.sealed && c.inflight > 0 {
+		c.wire.SetWriteDeadline(time.Now().Add(farewellTimeout))
+	} else {
+		c.wire.SetWriteDeadline(past)
+	}
 	c.wire.SetReadDeadline(past)
 	c.wire.heard() // a probe need not wait for a client that has ended
 	return c.startLocked()
 }
 
 // settle waits until no write is under way on a client that has ended. That is a
-// matter of microseconds, see [Client.endLocked].
+// matter of microseconds, or of farewellTimeout over TLS, see [Client.endLocked].
 func (c *Client) settle() {
 	c.mu.Lock()
 	for c.inflight > 0 {
@@ -755,6 +760,7 @@ type wire struct {
 	ws      *websocket.Conn // the library's connection, if there is one
 	leaving atomic.Bool     // it is closed because it has nothing more to read
 	raw     syscall.RawConn // nil if Conn is not a plain socket
+	sealed  bool            // TLS: after a write that was cut off there is no other
 	ready   func(fd uintptr) bool
 	try     func(fd uintptr) bool
 	out     []byte // what try writes; it leaves what it could not
@@ -786,6 +792,7 @@ func newWire(conn net.Conn, early []byte) *wire {
 	if runtime.GOOS == "windows" { // there, sockets are not read like files
 		w.raw = nil
 	}
+	_, w.sealed = conn.(overTLS)
 	w.ready, w.try = w.readReady, w.writeReady
 	return w
 }
@@ -1132,6 +1139,9 @@ func (w *wire) watch(gone func()) (stop func()) {
 // A halfCloser is a TCP, Unix or TLS connection.
 type halfCloser interface{ CloseWrite() error }
 
+// overTLS is a TLS connection.
+type overTLS interface{ NetConn() net.Conn }
+
 // hangUp closes the socket. If politely, it says first that nothing more will
 // come, and waits a moment for the other side to hang up by itself.
 func (w *wire) hangUp(politely bool) {
@@ -1139,7 +1149,7 @@ func (w *wire) hangUp(politely bool) {
 		w.SetReadDeadline(time.Now().Add(lingerTimeout))
 		io.Copy(io.Discard, w.Conn)
 	}
-	if tls, ok := w.Conn.(interface{ NetConn() net.Conn }); ok {
+	if tls, ok := w.Conn.(overTLS); ok {
 		tls.NetConn().Close() // closing the TLS layer could wait for five seconds to say so
 		return
 	}

@@ -1,0 +1,102 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// testCertificate is that of httptest.
+func testCertificate() *tls.Config {
+	ts := httptest.NewTLSServer(nil)
+	defer ts.Close()
+	return &tls.Config{Certificates: ts.TLS.Certificates}
+}
+
+// newTLSBubbleRig is newBubbleRig behind TLS. Connections have no buffers: a write
+// lasts until the other side has read it.
+func newTLSBubbleRig(t *testing.T, config *tls.Config, opts Options) *rig {
+	t.Helper()
+	srv := NewServer(opts)
+	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
+	hs := &http.Server{Handler: srv}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		hs.Serve(tls.NewListener(l, config))
+	}()
+	t.Cleanup(func() {
+		closeServer(t, srv)
+		hs.Close()
+		<-served
+	})
+	return &rig{t: t, srv: srv, url: "http://peer.test", dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := l.dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		sealed := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // it is this process
+		return sealed, sealed.HandshakeContext(ctx)
+	}}
+}
+
+// longText takes several TLS records.
+var longText = strings.Repeat("x", 40<<10)
+
+// A TLS connection whose write was cut off takes no other. So a write that is
+// under way when a client ends is finished, and the client reads why it ends.
+func TestAWriteUnderWayOverTLSIsFinished(t *testing.T) {
+	config := testCertificate()
+	for name, end := range map[string]func(r *rig){
+		"removed":  func(r *rig) { r.srv.Realm().RemoveClient("a") },
+		"shutdown": func(r *rig) { closeServer(r.t, r.srv) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newTLSBubbleRig(t, config, Options{})
+				p := r.rawConnect("a")
+				require.NoError(t, r.srv.Realm().Send("a", Message{Type: "APP", Payload: quoted(longText)}))
+				synctest.Wait() // the server is in the middle of the message
+				go end(r)
+				synctest.Wait()
+				_, payload := p.next()
+				require.Contains(t, string(payload), longText)
+				code := p.skipToEnd()
+				require.NotZero(t, code, "a close frame, at the end of the stream")
+				p.conn.Close()
+			})
+		})
+	}
+}
+
+func quoted(s string) []byte { return []byte(quote(s)) }
+
+// Who does not read is not waited for, beyond a moment, and what was being
+// written to it is not lost.
+func TestAStuckTLSClientIsNotWaitedFor(t *testing.T) {
+	config := testCertificate()
+	synctest.Test(t, func(t *testing.T) {
+		r := newTLSBubbleRig(t, config, Options{})
+		sender, p := r.connect("b"), r.rawConnect("a")
+		sender.offer("a", string(quoted(longText)))
+		sender.offer("b", `"done"`)
+		sender.wantOffer("b", `"done"`)
+		synctest.Wait()
+		start := time.Now()
+		r.srv.Realm().RemoveClient("a")
+		require.LessOrEqual(t, time.Since(start), farewellTimeout)
+		require.Nil(t, r.srv.Realm().Client("a"))
+		p.conn.Close()
+
+		next := r.connect("a")
+		next.wantOffer("b", string(quoted(longText)))
+	})
+}
