@@ -44,7 +44,7 @@ type Client struct {
 	quoted  string // the id as a JSON string
 	user    any
 	remote  string
-	addr    netip.Addr
+	site    netip.Addr // what counts for a limit per address
 	limits  *Options
 	traffic *traffic
 	wire    *wire

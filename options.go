@@ -83,7 +83,8 @@ type Options struct {
 	ConcurrentLimit int
 
 	// ConcurrentLimitPerAddr is the same for clients of one remote address (see
-	// TrustedProxies). Default and negative mean no limit.
+	// TrustedProxies), or of one IPv6 network of 64 bits: whoever has one address
+	// of it commonly has them all. Default and negative mean no limit.
 	ConcurrentLimitPerAddr int
 
 	// TrustedProxies are the networks of the reverse proxies in front of the

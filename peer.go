@@ -498,7 +498,8 @@ func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) {
 	c := newClient(wire, q.Get("id"), q.Get("token"), &s.opts)
 	c.traffic = s.realm.traffic(c.id)
 	c.ended = func() { s.realm.remove(c) }
-	c.addr, c.remote = s.remoteAddr(r)
+	c.site, c.remote = s.remoteAddr(r)
+	c.site = siteOf(c.site)
 	c.user = user
 	no = refuse(refusedAuth, 0, TypeError, "Internal error") // if a function of the host ends this goroutine
 	defer func() {
@@ -779,6 +780,14 @@ func parseHop(hop string) (netip.Addr, bool) {
 // plainAddr makes equal what is the same host: a zone is any text that the sender
 // of a header likes.
 func plainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
+
+// siteOf returns what an address counts as for a limit.
+func siteOf(addr netip.Addr) netip.Addr {
+	if addr.Is6() {
+		return netip.PrefixFrom(addr, 64).Masked().Addr()
+	}
+	return addr
+}
 
 // upgrade makes a WebSocket of a request, or answers it and returns why not.
 func upgrade(w http.ResponseWriter, r *http.Request) (*wire, error) {

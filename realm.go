@@ -29,7 +29,7 @@ type Realm struct {
 	timers sync.WaitGroup // expiry timers that are set or at work
 
 	addrMu sync.Mutex         // guards the following
-	addrs  map[netip.Addr]int // address -> its clients; absent: none. Only kept with ConcurrentLimitPerAddr
+	addrs  map[netip.Addr]int // site -> its clients; absent: none. Only kept with ConcurrentLimitPerAddr
 }
 
 // numShards is how many locks the ids are spread over.
@@ -473,12 +473,12 @@ func (r *Realm) finish(c *Client) {
 // mayReplace reports whether there is room for c in the place of old.
 func (r *Realm) mayReplace(old, c *Client) bool {
 	limit := r.limits.ConcurrentLimitPerAddr
-	if limit <= 0 || !c.addr.IsValid() || c.addr == old.addr {
+	if limit <= 0 || !c.site.IsValid() || c.site == old.site {
 		return true
 	}
 	r.addrMu.Lock()
 	defer r.addrMu.Unlock()
-	return r.addrs[c.addr] < limit
+	return r.addrs[c.site] < limit
 }
 
 // count makes room for c in the place of old, which may be nil, or reports that
@@ -487,11 +487,11 @@ func (r *Realm) count(c, old *Client) bool {
 	if limit := r.limits.ConcurrentLimitPerAddr; limit > 0 {
 		r.addrMu.Lock()
 		defer r.addrMu.Unlock()
-		taken := r.addrs[c.addr]
-		if old != nil && old.addr == c.addr {
+		taken := r.addrs[c.site]
+		if old != nil && old.site == c.site {
 			taken--
 		}
-		if taken >= limit && c.addr.IsValid() {
+		if taken >= limit && c.site.IsValid() {
 			return false
 		}
 	}
@@ -528,8 +528,8 @@ func (r *Realm) countAddrLocked(c *Client, d int) {
 	if r.limits.ConcurrentLimitPerAddr <= 0 {
 		return
 	}
-	if r.addrs[c.addr] += d; r.addrs[c.addr] == 0 {
-		delete(r.addrs, c.addr)
+	if r.addrs[c.site] += d; r.addrs[c.site] == 0 {
+		delete(r.addrs, c.site)
 	}
 }
 
@@ -563,7 +563,7 @@ func (r *Realm) check() error {
 		sh.mu.Lock()
 		for id, c := range sh.clients {
 			live++
-			addrs[c.addr]++
+			addrs[c.site]++
 			if c.id != id || sh.waiting[id] != nil {
 				errs = append(errs, errors.New("a connected id has messages waiting: "+id))
 			}

@@ -116,6 +116,19 @@ func TestTheLimitPerAddress(t *testing.T) {
 	dial("e", "t", "203.0.113.2").wantOpen()
 }
 
+func TestTheLimitPerAddressIsForANetworkOfIPv6(t *testing.T) {
+	r := newRig(t, Options{ConcurrentLimitPerAddr: 1, TrustedProxies: prefixes("127.0.0.0/8")})
+	dial := func(id, addr string) *testPeer {
+		return r.dialURL(r.socketURL("/", id, "t"), http.Header{"X-Forwarded-For": {addr}})
+	}
+	dial("a", "2001:db8:1:2::1").wantOpen()
+	dial("b", "2001:db8:1:2:ffff::").wantRefused(TypeError, isFull)
+	dial("b", "2001:db8:1:3::1").wantOpen()
+	dial("c", "203.0.113.1").wantOpen()
+	dial("d", "203.0.113.2").wantOpen()
+	require.Equal(t, "2001:db8:1:2::1", r.srv.Realm().Client("a").RemoteAddr())
+}
+
 // Somebody who cannot be admitted must not end anybody on the way.
 func TestWhoHasNoRoomTakesNoIDOver(t *testing.T) {
 	for _, c := range []struct{ name, token string }{{"override", "another"}, {"own token", "t"}} {
