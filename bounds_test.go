@@ -57,6 +57,25 @@ func TestAMessageMayBeOfAnySizeWithoutABound(t *testing.T) {
 	by.talk()
 }
 
+// Who floods an absent id must not make the garbage collector run for everybody.
+func TestARefusedMessageGivesItsBufferBack(t *testing.T) {
+	const messages = 1000
+	s := NewServer(Options{MaxHeldPerDestination: 1})
+	defer s.Close()
+	route := func(src string) outcome {
+		frame, buf := relayFrame(pooledFrame / 2)
+		require.NotNil(t, buf)
+		return s.realm.route("absent", parcel{frame: frame, buf: buf, src: src, deadline: time.Now().Add(time.Minute), fate: fateHold})
+	}
+	require.Equal(t, held, route("first"))
+	cost := allocated(func() {
+		for range messages {
+			require.Equal(t, refused, route("second"))
+		}
+	})
+	require.Less(t, cost/messages, uint64(pooledFrame*3/4), "bytes for each") // with -race, a pool loses some
+}
+
 // silentRig is a rig in a bubble with one sender and a client that reads nothing,
 // not even OPEN. Nothing is between them: what is not read is not written. It has
 // all the time that it wants for that.

@@ -28,7 +28,7 @@ type parcel struct {
 	follows  bool // belongs to an offer, like an answer or a candidate
 }
 
-// release returns the buffer of a parcel that has been written.
+// release returns the buffer of a parcel that has been written, or is not going to be.
 func (p *parcel) release() {
 	if p.buf != nil {
 		frames.Put(p.buf)

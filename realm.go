@@ -219,6 +219,9 @@ func (r *Realm) route(id string, p parcel) outcome {
 	if start {
 		c.flush()
 	}
+	if out == refused || out == ignored {
+		p.release()
+	}
 	if out == refused && p.fate == fateHold {
 		r.sendExpire(id, p.src)
 	}
