@@ -28,11 +28,10 @@ func (l lines) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// want wants these lines next, in any order: the events of a client and the access log do
-// not wait for each other.
-func (l lines) want(t *testing.T, patterns ...string) {
+// want wants these lines next, in any order, and returns them: the events of a client and
+// the access log do not wait for each other.
+func (l lines) want(t *testing.T, patterns ...string) (got []string) {
 	t.Helper()
-	var got []string
 	for range patterns {
 		select {
 		case line := <-l:
@@ -51,6 +50,7 @@ func (l lines) want(t *testing.T, patterns ...string) {
 			return false
 		}, "want %s among %q", p, got)
 	}
+	return got
 }
 
 func newRig(t *testing.T) (url string, srv *peer.Server, log lines) {
@@ -110,8 +110,7 @@ func TestTheTokenOfAClientIsNotLogged(t *testing.T) {
 	url, srv, log := newRig(t)
 	dial(t, url, nil)
 	require.NoError(t, srv.Close())
-	close(log)
-	for line := range log {
+	for _, line := range log.want(t, `msg=request .*status=101`, `msg=online`, `msg=offline`) {
 		require.NotContains(t, line, "secret")
 	}
 }
