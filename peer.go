@@ -781,9 +781,12 @@ func parseHop(hop string) (netip.Addr, bool) {
 // of a header likes.
 func plainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
+// nat64 is where IPv4 addresses are in IPv6 (RFC 6052).
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
 // siteOf returns what an address counts as for a limit.
 func siteOf(addr netip.Addr) netip.Addr {
-	if addr.Is6() {
+	if addr.Is6() && !addr.IsLinkLocalUnicast() && !nat64.Contains(addr) {
 		return netip.PrefixFrom(addr, 64).Masked().Addr()
 	}
 	return addr

@@ -116,6 +116,20 @@ func TestTheLimitPerAddress(t *testing.T) {
 	dial("e", "t", "203.0.113.2").wantOpen()
 }
 
+func TestSites(t *testing.T) {
+	for addr, want := range map[string]string{
+		"192.0.2.1":            "192.0.2.1",
+		"::ffff:192.0.2.1":     "192.0.2.1",
+		"2001:db8:1:2:3:4:5:6": "2001:db8:1:2::",
+		"::1":                  "::",
+		"fe80::1%eth0":         "fe80::1", // all of a LAN is in one such network
+		"64:ff9b::192.0.2.1":   "64:ff9b::c000:201",
+	} {
+		require.Equal(t, want, siteOf(plainAddr(netip.MustParseAddr(addr))).String(), addr)
+	}
+	require.Equal(t, netip.Addr{}, siteOf(netip.Addr{}))
+}
+
 func TestTheLimitPerAddressIsForANetworkOfIPv6(t *testing.T) {
 	r := newRig(t, Options{ConcurrentLimitPerAddr: 1, TrustedProxies: prefixes("127.0.0.0/8")})
 	dial := func(id, addr string) *testPeer {
