@@ -76,6 +76,28 @@ func TestARefusedMessageGivesItsBufferBack(t *testing.T) {
 	require.Less(t, cost/messages, uint64(pooledFrame*3/4), "bytes for each") // with -race, a pool loses some
 }
 
+// A refusal is remembered under the id that was asked for, which nobody has to pay
+// for: so that must not be long.
+func TestALongDestinationIsNotRemembered(t *testing.T) {
+	s := NewServer(Options{MaxHeldPerDestination: 1})
+	defer s.Close()
+	route := func(dst, src string) outcome {
+		return s.realm.route(dst, parcel{frame: []byte("f"), src: src, deadline: time.Now().Add(time.Minute), fate: fateHold})
+	}
+	long := strings.Repeat("d", maxIDBytes+1)
+	for _, dst := range []string{long[1:], long} {
+		require.Equal(t, held, route(dst, "first"))
+		require.Equal(t, refused, route(dst, "second"))
+	}
+	require.EqualValues(t, 1, s.realm.told.Load(), "an id of the usual length is")
+	require.NoError(t, s.realm.check())
+
+	full := NewServer(Options{MaxHeldBytes: 1})
+	defer full.Close()
+	require.Equal(t, refused, full.realm.route(long, parcel{frame: []byte("frame"), src: "s", fate: fateHold}))
+	require.Empty(t, full.realm.shard(long).waiting)
+}
+
 // silentRig is a rig in a bubble with one sender and a client that reads nothing,
 // not even OPEN. Nothing is between them: what is not read is not written. It has
 // all the time that it wants for that.
@@ -132,30 +154,41 @@ func TestAnOutboxIsBoundedInBytes(t *testing.T) {
 
 // A client cannot be blamed for what had come together before it was there.
 func TestAnOutboxDoesNotCountWhatWasHeldForTheClient(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newBubbleRig(t, Options{MaxOutboxMessages: 3, WriteTimeout: -1})
-		rec := watch(r.srv)
-		sender := r.connect("sender")
-		for i := range 20 {
-			sender.offer("silent", fmt.Sprint(i))
-		}
-		synctest.Wait()
-		silent := r.rawSilent("silent")
-		rec.wait(t, 2)
-		for i := range 3 {
-			sender.offer("silent", fmt.Sprint(20+i))
-		}
-		silent.want(`{"type":"OPEN"}`)
-		for i := range 23 {
-			silent.want(fmt.Sprintf(`{"type":"OFFER","src":"sender","dst":"silent","payload":%d}`, i))
-		}
-		synctest.Wait()
-		for i := range 4 {
-			sender.offer("silent", fmt.Sprint(i))
-		}
-		require.Equal(t, "-silent slow consumer", rec.last(t, 3), "all that was given has been read")
-		silent.skipToEnd()
-	})
+	for name, c := range map[string]struct {
+		opts Options // with room for three messages
+		held int
+	}{
+		"messages": {Options{MaxOutboxMessages: 3, WriteTimeout: -1}, 20},
+		"bytes":    {Options{MaxOutboxBytes: 200, WriteTimeout: -1}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newBubbleRig(t, c.opts)
+				rec := watch(r.srv)
+				sender := r.connect("sender")
+				offer := func(n int) {
+					for i := range n {
+						sender.offer("silent", fmt.Sprint(i%10))
+					}
+				}
+				offer(c.held)
+				synctest.Wait()
+				silent := r.rawSilent("silent")
+				rec.wait(t, 2)
+				offer(3)
+				silent.want(`{"type":"OPEN"}`)
+				for _, n := range []int{c.held, 3} {
+					for i := range n {
+						silent.want(fmt.Sprintf(`{"type":"OFFER","src":"sender","dst":"silent","payload":%d}`, i%10))
+					}
+				}
+				synctest.Wait()
+				offer(4)
+				require.Equal(t, "-silent slow consumer", rec.last(t, 3), "all that was given has been read")
+				silent.skipToEnd()
+			})
+		})
+	}
 }
 
 func TestASingleMessageMayBeLargerThanAnOutbox(t *testing.T) {

@@ -225,26 +225,32 @@ func (c *Client) enqueue(p parcel) (start bool, err error) {
 	return c.startLocked(), nil
 }
 
-// fullLocked reports whether a frame of n bytes is too much. What the client was
-// given when it connected does not count: it cannot be blamed for that.
+// fullLocked reports whether a frame of n bytes is too much, beside what the client
+// was given when it connected.
 func (c *Client) fullLocked(n int) bool {
 	parcels, bytes := len(c.outbox)-c.given, c.bytes-c.givenBytes
 	return c.limits.MaxOutboxMessages >= 0 && parcels >= c.limits.MaxOutboxMessages ||
 		c.limits.MaxOutboxBytes >= 0 && bytes+n > c.limits.MaxOutboxBytes && parcels > 0
 }
 
-// admit fills the outbox of a client that nobody can find yet and starts its
-// clock.
-func (c *Client) admit(previous *Client, ps []parcel) (start bool) {
+// admit fills the outbox of a client that nobody can find yet, with OPEN, what its
+// predecessor had not written and what was held, and starts its clock. Nothing of
+// that counts against it, except for what it inherits beyond one outbox: that comes
+// from a row of predecessors of whom none was read.
+func (c *Client) admit(previous *Client, inherited, held []parcel) (start bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.previous = previous
 	c.admitted = true
-	c.outbox = ps
-	for _, p := range ps {
-		c.bytes += len(p.frame)
+	c.outbox = slices.Concat([]parcel{{frame: openFrame}}, inherited, held)
+	c.bytes = size(c.outbox)
+	c.given, c.givenBytes = len(c.outbox), c.bytes
+	if limit := c.limits.MaxOutboxMessages; limit >= 0 {
+		c.given -= max(0, len(inherited)-limit)
 	}
-	c.given, c.givenBytes = len(ps), c.bytes
+	if limit := c.limits.MaxOutboxBytes; limit >= 0 {
+		c.givenBytes -= max(0, size(inherited)-limit)
+	}
 	if c.why != 0 { // the host has closed it while it decided
 		return false
 	}
@@ -321,7 +327,8 @@ func (c *Client) yieldsTo(by *Client) bool {
 // that is under way either is complete already or is not going to be: its
 // socket's buffer is full. So it is cut off instead of waited for, and what it
 // had not written stays in the outbox. Over TLS nothing could follow a write that
-// was cut off, not even why the connection ends: there, it gets a moment.
+// was cut off, not even why the connection ends: there it gets a moment, unless a
+// newcomer waits for the id.
 func (c *Client) endLocked(why DisconnectReason, cause error, last *Message) (start bool) {
 	c.why, c.cause = why, cause
 	if code, text := why.closeCode(); code != 0 && c.farewell == nil {
@@ -337,7 +344,7 @@ func (c *Client) endLocked(why DisconnectReason, cause error, last *Message) (st
 	if c.cancel != nil {
 		c.cancel(why)
 	}
-	if c.wire.sealed && c.inflight > 0 {
+	if c.wire.sealed && c.inflight > 0 && c.heir == nil {
 		c.wire.SetWriteDeadline(time.Now().Add(farewellTimeout))
 	} else {
 		c.wire.SetWriteDeadline(past)
@@ -501,8 +508,8 @@ func (c *Client) write() {
 	c.wire.SetWriteDeadline(time.Now().Add(farewellTimeout))
 	n, err := c.wire.Conn.Write(last)
 	c.traffic.bytesOut.Add(uint64(n))
-	if half, ok := c.wire.Conn.(halfCloser); ok && err == nil {
-		half.CloseWrite() // a browser fires its events when the stream ends, not when the frame comes
+	if err == nil {
+		c.wire.closeWrite() // a browser fires its events when the stream ends, not when the frame comes
 	}
 	c.mu.Lock()
 	c.stuck = err != nil
@@ -536,10 +543,8 @@ func (c *Client) writtenLocked(n int64) {
 		size := len(c.outbox[whole].frame)
 		n -= int64(size)
 		c.bytes -= size
-		if c.given > 0 {
-			c.given--
-			c.givenBytes -= size
-		}
+		c.given = max(0, c.given-1)
+		c.givenBytes = max(0, c.givenBytes-size)
 		c.outbox[whole].release()
 		whole++
 	}
@@ -1142,10 +1147,22 @@ type halfCloser interface{ CloseWrite() error }
 // overTLS is a TLS connection.
 type overTLS interface{ NetConn() net.Conn }
 
+// closeWrite says that nothing more will come, and reports whether it could.
+func (w *wire) closeWrite() bool {
+	half, ok := w.Conn.(halfCloser)
+	if !ok {
+		return false
+	}
+	if tls, ok := w.Conn.(overTLS); ok { // that sets five seconds for it, after which nobody asks
+		defer time.AfterFunc(farewellTimeout, func() { tls.NetConn().SetWriteDeadline(past) }).Stop()
+	}
+	return half.CloseWrite() == nil
+}
+
 // hangUp closes the socket. If politely, it says first that nothing more will
 // come, and waits a moment for the other side to hang up by itself.
 func (w *wire) hangUp(politely bool) {
-	if half, ok := w.Conn.(halfCloser); ok && politely && half.CloseWrite() == nil {
+	if politely && w.closeWrite() {
 		w.SetReadDeadline(time.Now().Add(lingerTimeout))
 		io.Copy(io.Discard, w.Conn)
 	}

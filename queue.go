@@ -61,9 +61,9 @@ type numbered struct {
 	number int
 }
 
-// A queue holds the parcels for one absent destination. What it does with one
-// pair takes no longer if there are many. The zero value is empty. It is not safe
-// for concurrent use.
+// A queue holds the parcels for one absent destination. What it does with a new
+// parcel, or with one pair, takes no longer if there are many. The zero value is
+// empty. It is not safe for concurrent use.
 type queue struct {
 	pairs       map[string]*pair // by sender
 	order       *list.List       // of *pair, by deadline; nil without any
@@ -157,6 +157,14 @@ func (q *queue) refuse(src string, deadline time.Time) int {
 	return n
 }
 
+// size returns how many bytes the frames of ps take.
+func size(ps []parcel) (n int) {
+	for i := range ps {
+		n += len(ps[i].frame)
+	}
+	return n
+}
+
 // clear takes the parcels out of a pair and returns how many there were.
 func (q *queue) clear(at *pair) int {
 	n := len(at.parcels)
@@ -236,10 +244,14 @@ func (q *queue) soonest() *pair {
 	return q.order.Front().Value.(*pair)
 }
 
-// latest returns the pair that expires last, and nil if the queue is empty.
+// latest returns the pair with parcels that expires last, and nil if no pair has any.
 func (q *queue) latest() *pair {
-	if len(q.pairs) == 0 {
+	if q.parcels == 0 {
 		return nil
 	}
-	return q.order.Back().Value.(*pair)
+	last := q.order.Back()
+	for last.Value.(*pair).refused {
+		last = last.Prev()
+	}
+	return last.Value.(*pair)
 }

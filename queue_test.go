@@ -145,6 +145,21 @@ func TestPairsOfTheSameDeadlineExpireInOrderOfArrival(t *testing.T) {
 	require.Equal(t, 4, n)
 }
 
+func TestTheLatestPairIsOneThatHoldsSomething(t *testing.T) {
+	var q queue
+	require.Nil(t, q.latest())
+	for i, src := range []string{"a", "b", "c"} {
+		q.push(par(src, src, 10+i), -1, -1)
+	}
+	require.Equal(t, "c", q.latest().src)
+	require.Equal(t, 1, q.refuse("c", at(20)))
+	require.Equal(t, "b", q.latest().src)
+	q.refuse("a", at(20))
+	q.refuse("b", at(20))
+	require.Nil(t, q.latest())
+	wantNext(t, &q, 10)
+}
+
 func TestDropRemovesAllThatOneSenderHas(t *testing.T) {
 	var q queue
 	for i, src := range []string{"a", "b", "a", "c"} {

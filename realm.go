@@ -151,7 +151,9 @@ func (r *Realm) ClientIDs() []string {
 func (r *Realm) Len() int { return int(r.live.Load()) }
 
 // RemoveClient closes the connection of an id with [ReasonRemoved] and reports
-// whether there was one. When it returns, the id is free.
+// whether there was one. When it returns, the id is free; that can take a quarter
+// of a second if the client is behind TLS and does not read. [Client.Close] does
+// not wait.
 func (r *Realm) RemoveClient(id string) bool {
 	c := r.Client(id)
 	if c == nil || !c.end(ReasonRemoved, nil, nil) {
@@ -274,7 +276,7 @@ func (sh *shard) holdLocked(r *Realm, id string, p parcel) outcome {
 		return held
 	}
 	n := 0
-	if r.told.Load() < maxTold {
+	if r.told.Load() < maxTold && len(id) <= maxIDBytes {
 		n = w.refuse(p.src, p.deadline)
 	} else {
 		n = w.drop(p.src) // not even to remember it is there room: the next one is answered again
@@ -386,19 +388,21 @@ func (r *Realm) admit(c, replace *Client) (holder *Client, err error) {
 		sh.mu.Unlock()
 		return nil, errLimit
 	}
-	ps := []parcel{{frame: openFrame}}
+	var inherited []parcel
 	if holder != nil {
 		same := equal(holder.token, c.token)
 		for _, p := range holder.takeUnwritten(c) {
-			if p.fate > fateOwn || p.fate == fateOwn && same {
-				ps = append(ps, p)
+			switch {
+			case p.fate > fateOwn || p.fate == fateOwn && same:
+				inherited = append(inherited, p)
+			case p.fate == fateOwn:
+				sh.traffic.dropped[dropAbsent].Add(1)
 			}
 		}
-		sh.traffic.returned.Add(uint64(len(ps) - 1))
+		sh.traffic.returned.Add(uint64(len(inherited)))
 		sh.leaving[c.id] = holder
 	}
-	ps = append(ps, sh.takeLocked(r, c.id)...)
-	start := c.admit(sh.leaving[c.id], ps)
+	start := c.admit(sh.leaving[c.id], inherited, sh.takeLocked(r, c.id))
 	sh.clients[c.id] = c
 	for _, old := range c.inherits {
 		r.inheritRooms(c, old)
@@ -453,7 +457,7 @@ func (sh *shard) removeLocked(r *Realm, c *Client) (senders []string) {
 	before := w.queue
 	w.unshift(rest)
 	sh.traffic.returned.Add(uint64(len(rest)))
-	for r.limits.MaxHeldBytes >= 0 && int(r.heldBytes.Load())+w.bytes-before.bytes > r.limits.MaxHeldBytes && len(w.pairs) > 0 {
+	for r.limits.MaxHeldBytes >= 0 && int(r.heldBytes.Load())+w.bytes-before.bytes > r.limits.MaxHeldBytes && w.parcels > 0 {
 		last := w.latest().src
 		senders = append(senders, last)
 		sh.traffic.dropped[dropFull].Add(uint64(w.drop(last)))
@@ -559,7 +563,7 @@ func (r *Realm) traffic(id string) *traffic { return &r.shard(id).traffic }
 // not agree. It is for tests, at a moment when nothing is under way.
 func (r *Realm) check() error {
 	var errs []error
-	live, bytes, told := 0, 0, 0
+	live, bytes, parcels, told := 0, 0, 0, 0
 	addrs := make(map[netip.Addr]int)
 	for i := range r.shards {
 		sh := &r.shards[i]
@@ -572,11 +576,9 @@ func (r *Realm) check() error {
 			}
 		}
 		for id, w := range sh.waiting {
-			n := 0
-			for _, p := range w.all() {
-				n += len(p.frame)
-			}
+			n := size(w.all())
 			bytes += n
+			parcels += w.parcels
 			for _, p := range w.pairs {
 				if p.refused {
 					told++
@@ -584,6 +586,8 @@ func (r *Realm) check() error {
 			}
 			if n != w.bytes || len(w.all()) != w.parcels || len(w.pairs) == 0 {
 				errs = append(errs, errors.New("a queue is empty or miscounts what it holds: "+id))
+			} else if w.timer == nil || !w.at.Equal(w.soonest().deadline) {
+				errs = append(errs, errors.New("the timer of a queue is not set to its first deadline: "+id))
 			}
 		}
 		sh.mu.Unlock()
@@ -597,8 +601,8 @@ func (r *Realm) check() error {
 		}
 	}
 	r.rooms.mu.Unlock()
-	if live != r.Len() || bytes != int(r.heldBytes.Load()) || told != int(r.told.Load()) {
-		errs = append(errs, errors.New("clients, held bytes or refused pairs are miscounted"))
+	if live != r.Len() || bytes != int(r.heldBytes.Load()) || parcels != int(r.heldParcels.Load()) || told != int(r.told.Load()) {
+		errs = append(errs, errors.New("clients, held bytes, held messages or refused pairs are miscounted"))
 	}
 	if r.limits.ConcurrentLimitPerAddr > 0 && len(addrs) != len(r.addrs) {
 		errs = append(errs, errors.New("addresses are miscounted"))

@@ -57,6 +57,7 @@ func newModel(override bool) *model {
 // taken, and the one that it takes the place of.
 func (m *model) connect(id, token string, stuck bool) (c, old *modelConn) {
 	old = m.conns[id]
+	inherited := 0
 	c = &modelConn{id: id, token: token, stuck: stuck, unread: []modelMessage{{text: `{"type":"OPEN"}`}}}
 	if old != nil {
 		why, keep := ReasonReplaced, fateOwn
@@ -73,6 +74,7 @@ func (m *model) connect(id, token string, stuck bool) (c, old *modelConn) {
 		for _, msg := range old.unread {
 			if msg.fate >= keep {
 				c.unread = append(c.unread, msg)
+				inherited++
 			}
 		}
 	}
@@ -80,7 +82,7 @@ func (m *model) connect(id, token string, stuck bool) (c, old *modelConn) {
 		c.unread = append(c.unread, q.waits...)
 		delete(m.queues, id)
 	}
-	c.given = len(c.unread)
+	c.given = len(c.unread) - max(0, inherited-modelMaxOutbox)
 	m.conns[id] = c
 	m.events[id] = append(m.events[id], "+"+id)
 	return c, old

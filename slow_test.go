@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -123,6 +124,43 @@ func TestNothingSentToASlowClientIsForgotten(t *testing.T) {
 		require.Equal(t, dropped, total(r.srv.Stats().Dropped))
 		require.NotZero(t, dropped)
 	})
+}
+
+// An id that is taken over again and again, and never read, must not gather more
+// and more.
+func TestTakeoversDoNotGrowAnOutbox(t *testing.T) {
+	for name, opts := range map[string]Options{
+		"messages": {MaxOutboxMessages: 20, MaxOutboxBytes: -1},
+		"bytes":    {MaxOutboxMessages: -1, MaxOutboxBytes: 2000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newBubbleRig(t, opts)
+				sender := r.connect("sender")
+				for range 10 {
+					p := r.rawOpen()
+					p.write([]byte(handshakeFor(socketTarget("a", "token"))))
+					require.Equal(t, http.StatusSwitchingProtocols, p.response().StatusCode)
+					defer p.conn.Close()
+					synctest.Wait()
+					c := r.srv.Realm().Client("a")
+					for range 15 {
+						sender.offer("a", `"of about a hundred bytes, with all that is around it as it is sent"`)
+						synctest.Wait()
+						if c.Reason() == ReasonSlowConsumer {
+							return
+						}
+						if opts.MaxOutboxMessages > 0 {
+							require.LessOrEqual(t, len(c.outbox), 2*opts.MaxOutboxMessages+1)
+						} else { // and OPEN
+							require.LessOrEqual(t, c.bytes, 2*opts.MaxOutboxBytes+len(openFrame))
+						}
+					}
+				}
+				t.Fatal("it has not been closed")
+			})
+		})
+	}
 }
 
 // A flood is what many clients send to one over real sockets.

@@ -146,6 +146,8 @@ func TestEveryFateOfAMessageIsCounted(t *testing.T) {
 		send(a, 3, `{"type":"OFFER","dst":"stuck"}`)
 		send(a, 1, `{"type":"LEAVE","dst":"stuck"}`)
 		want.Relayed += 4
+		require.NoError(t, srv.Realm().Client("stuck").Send(Message{Type: "APP"})) // for no other device
+		drops["absent"]++
 		successor := r.rawSilent("stuck")
 		synctest.Wait()
 		want.Returned += 4

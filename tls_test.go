@@ -100,3 +100,40 @@ func TestAStuckTLSClientIsNotWaitedFor(t *testing.T) {
 		next.wantOffer("b", string(quoted(longText)))
 	})
 }
+
+func TestANewcomerDoesNotWaitForAStuckTLSClient(t *testing.T) {
+	config := testCertificate()
+	synctest.Test(t, func(t *testing.T) {
+		r := newTLSBubbleRig(t, config, Options{})
+		p := r.rawConnect("a")
+		require.NoError(t, r.srv.Realm().Send("a", Message{Type: "APP", Payload: quoted(longText)}))
+		synctest.Wait()
+		start := time.Now()
+		next := r.dial("a", p.token)
+		next.wantOpen()
+		require.Zero(t, time.Since(start))
+		require.Contains(t, next.next(), longText)
+		p.conn.Close()
+	})
+}
+
+// crypto/tls takes five seconds to say that nothing more will come to who does not
+// read that.
+func TestAStuckTLSClientDoesNotHoldUpTheEnd(t *testing.T) {
+	config := testCertificate()
+	synctest.Test(t, func(t *testing.T) {
+		r := newTLSBubbleRig(t, config, Options{})
+		p := r.rawConnect("a")
+		start := time.Now()
+		done := make(chan struct{})
+		go func() {
+			closeServer(t, r.srv)
+			close(done)
+		}()
+		first, _ := p.next()
+		require.Equal(t, byte(rawFin|rawClose), first)
+		<-done // reading no further
+		require.LessOrEqual(t, time.Since(start), 2*farewellTimeout+lingerTimeout)
+		p.conn.Close()
+	})
+}
