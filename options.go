@@ -205,8 +205,9 @@ type Options struct {
 
 	// MaxOutboxMessages bounds what may wait to be written to one client, in
 	// messages. Who lets it overflow is closed ([ReasonSlowConsumer]); nobody
-	// else is affected. Default [DefaultMaxOutboxMessages]; negative means no
-	// bound.
+	// else is affected. What it is given when it connects does not count: what
+	// was held for it, and as much as this of what its predecessor had not been
+	// sent. Default [DefaultMaxOutboxMessages]; negative means no bound.
 	MaxOutboxMessages int
 
 	// MaxOutboxBytes is the same in bytes, and bounds what waits for one absent
