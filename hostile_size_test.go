@@ -24,6 +24,7 @@ func toBob(more string) string { return `{"type":"OFFER","dst":"bob"` + more + `
 // notMessages are frames that are not one JSON object: each is an error.
 var notMessages = []string{
 	``, ` `, `hello`, `null`, `true`, `0`, `-1.5e3`, `"OFFER"`, `[]`, `[` + toBob("") + `]`,
+	`{"type":"\`, `{"type":"\u`, `{"type":"\u006`, `{"type":"O\`, `{"type":"01234567\u1`,
 	`{`, `}`, `{]`, `{"type"`, `{"type":`, `{"type":}`, `{"type":"OFFER"`, `{"type":"OFFER","dst":"bob"`,
 	toBob(`,`), toBob(`}`), toBob(``) + toBob(``), toBob(``) + "\x00", toBob(` /* comment */`), toBob(` "payload":1`),
 	`{type:"OFFER","dst":"bob"}`, `{'type':'OFFER','dst':'bob'}`, `{"type":"OFFER";"dst":"bob"}`, `{"type":"OFFER" "dst":"bob"}`,

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -395,61 +396,58 @@ func (s *scanner) str() bool {
 	if !s.eat('"') {
 		return false
 	}
-	for {
-		for len(s.data)-s.i >= 8 && plain(binary.LittleEndian.Uint64(s.data[s.i:])) {
-			s.i += 8
+	data, i := s.data, s.i
+	for i < len(data) {
+		if len(data)-i >= 8 {
+			m := special(binary.LittleEndian.Uint64(data[i:]))
+			if m == 0 {
+				i += 8
+				continue
+			}
+			i += bits.TrailingZeros64(m) / 8
 		}
-		if s.i == len(s.data) {
-			return false
-		}
-		switch c := s.data[s.i]; {
-		case c == '"':
-			s.i++
-			return true
+		switch c := data[i]; {
 		case c == '\\':
-			if !s.escape() {
+			n := escape(data[i:])
+			if n == 0 {
 				return false
 			}
+			i += n
+		case c == '"':
+			s.i = i + 1
+			return true
 		case c < ' ':
 			return false
-		default:
-			s.i++
+		default: // among the last seven
+			i++
 		}
-	}
-}
-
-// plain reports whether none of the eight bytes of x is a quote, a backslash or
-// a control character.
-func plain(x uint64) bool {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	zeroIn := func(v uint64) uint64 { return (v - ones) &^ v }
-	special := zeroIn(x^ones*'"') | zeroIn(x^ones*'\\') | (x-ones*' ')&^x
-	return special&tops == 0
-}
-
-func (s *scanner) escape() bool {
-	s.i++ // the backslash
-	if s.i == len(s.data) {
-		return false
-	}
-	c := s.data[s.i]
-	s.i++
-	switch c {
-	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
-		return true
-	case 'u':
-		if len(s.data)-s.i < 4 {
-			return false
-		}
-		for range 4 {
-			if !isHex(s.data[s.i]) {
-				return false
-			}
-			s.i++
-		}
-		return true
 	}
 	return false
+}
+
+// special returns 0 if none of the eight bytes of x is a quote, a backslash or a
+// control character. Else its lowest bit that is set is in the first byte that is
+// one; above that, there may be others.
+func special(x uint64) uint64 {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	zeroIn := func(v uint64) uint64 { return (v - ones) &^ v }
+	return (zeroIn(x^ones*'"') | zeroIn(x^ones*'\\') | (x-ones*' ')&^x) & tops
+}
+
+// escape returns the length of the escape that b begins with, and 0 if it is none.
+func escape(b []byte) int {
+	if len(b) < 2 {
+		return 0
+	}
+	switch b[1] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return 2
+	case 'u':
+		if len(b) >= 6 && isHex(b[2]) && isHex(b[3]) && isHex(b[4]) && isHex(b[5]) {
+			return 6
+		}
+	}
+	return 0
 }
 
 func isHex(c byte) bool {

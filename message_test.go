@@ -339,6 +339,18 @@ func TestUsualMessageIsDecodedWithoutAllocating(t *testing.T) {
 	}
 }
 
+// Strings are scanned by eight bytes: what a byte means must not depend on its place.
+func TestEveryByteInEveryPlaceOfAString(t *testing.T) {
+	for place := range 20 {
+		for c := range 256 {
+			text := []byte(`{"type":"OFFER","dst":"b","payload":"aaaaaaaaaaaaaaaaaaaaaaaa"}`)
+			text[bytes.Index(text, []byte("aaaa"))+place] = byte(c)
+			_, err := decode(text)
+			require.Equal(t, json.Valid(text), err == nil, "%q", text)
+		}
+	}
+}
+
 func BenchmarkDecode(b *testing.B) {
 	offer := realOffer()
 	b.SetBytes(int64(len(offer)))
