@@ -79,6 +79,12 @@ func newBubbleRig(t testing.TB, opts Options) *rig {
 
 func serveBubbleRig(t testing.TB, srv *Server, h http.Handler) *rig {
 	t.Helper()
+	return bubbleRig(t, srv, h, func(l net.Listener) net.Listener { return l })
+}
+
+// bubbleRig is serveBubbleRig with something around the listener.
+func bubbleRig(t testing.TB, srv *Server, h http.Handler, wrap func(net.Listener) net.Listener) *rig {
+	t.Helper()
 	if h == nil {
 		h = srv
 	}
@@ -87,7 +93,7 @@ func serveBubbleRig(t testing.TB, srv *Server, h http.Handler) *rig {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		hs.Serve(l)
+		hs.Serve(wrap(l))
 	}()
 	t.Cleanup(func() {
 		closeServer(t, srv)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -25,27 +24,17 @@ func testCertificate() *tls.Config {
 // lasts until the other side has read it.
 func newTLSBubbleRig(t *testing.T, config *tls.Config, opts Options) *rig {
 	t.Helper()
-	srv := NewServer(opts)
-	l := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
-	hs := &http.Server{Handler: srv}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		hs.Serve(tls.NewListener(l, config))
-	}()
-	t.Cleanup(func() {
-		closeServer(t, srv)
-		hs.Close()
-		<-served
-	})
-	return &rig{t: t, srv: srv, url: "http://peer.test", dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := l.dial(ctx, network, addr)
+	r := bubbleRig(t, NewServer(opts), nil, func(l net.Listener) net.Listener { return tls.NewListener(l, config) })
+	dial := r.dialer
+	r.dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
 		sealed := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // it is this process
 		return sealed, sealed.HandshakeContext(ctx)
-	}}
+	}
+	return r
 }
 
 // longText takes several TLS records.
