@@ -79,6 +79,7 @@ type Client struct {
 	next              *Client          // who took the id over
 	admitted          bool             // it can be found, or could
 	heir              *Client          // the newcomer who has evicted it, and takes it out of the realm too
+	full              bool             // there was no room for all that came for the heir
 	taken             bool             // the outbox is somebody else's now: it is out of the realm
 	done              bool             // the last event has returned
 	ctx               context.Context  // made when somebody asks for it
@@ -211,8 +212,13 @@ func (c *Client) enqueue(p parcel) (start bool, err error) {
 	switch {
 	case !c.admitted || c.taken || c.why != 0 && c.heir == nil:
 		return false, ErrNotConnected
+	case c.why != 0 && (c.full || c.fullLocked(len(p.frame)) || c.why == ReasonOverridden && p.fate <= fateOwn):
+		c.full = c.full || p.fate > fateOwn // what follows must not go before what was refused
+		return false, ErrNotConnected
 	case c.why != 0: // its heir, who is at the door, gets this with the rest
+		p.settle()
 		c.outbox = append(c.outbox, p)
+		c.bytes += len(p.frame)
 		return false, nil
 	case c.fullLocked(len(p.frame)):
 		return c.endLocked(ReasonSlowConsumer, nil, nil), ErrSlowConsumer
@@ -235,8 +241,8 @@ func (c *Client) fullLocked(n int) bool {
 
 // admit fills the outbox of a client that nobody can find yet, with OPEN, what its
 // predecessor had not written and what was held, and starts its clock. Nothing of
-// that counts against it, except for what it inherits beyond one outbox: that comes
-// from a row of predecessors of whom none was read.
+// that counts against it, except for what it inherits beyond one outbox: an id that
+// is taken over again and again, and never read, must not gather more and more.
 func (c *Client) admit(previous *Client, inherited, held []parcel) (start bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -328,7 +334,7 @@ func (c *Client) yieldsTo(by *Client) bool {
 // socket's buffer is full. So it is cut off instead of waited for, and what it
 // had not written stays in the outbox. Over TLS nothing could follow a write that
 // was cut off, not even why the connection ends: there it gets a moment, unless a
-// newcomer waits for the id.
+// newcomer waits for the id and there is no message for the client.
 func (c *Client) endLocked(why DisconnectReason, cause error, last *Message) (start bool) {
 	c.why, c.cause = why, cause
 	if code, text := why.closeCode(); code != 0 && c.farewell == nil {
@@ -344,7 +350,7 @@ func (c *Client) endLocked(why DisconnectReason, cause error, last *Message) (st
 	if c.cancel != nil {
 		c.cancel(why)
 	}
-	if c.wire.sealed && c.inflight > 0 && c.heir == nil {
+	if c.wire.sealed && c.inflight > 0 && (c.heir == nil || last != nil) {
 		c.wire.SetWriteDeadline(time.Now().Add(farewellTimeout))
 	} else {
 		c.wire.SetWriteDeadline(past)

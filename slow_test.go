@@ -150,11 +150,13 @@ func TestTakeoversDoNotGrowAnOutbox(t *testing.T) {
 						if c.Reason() == ReasonSlowConsumer {
 							return
 						}
+						c.mu.Lock()
 						if opts.MaxOutboxMessages > 0 {
 							require.LessOrEqual(t, len(c.outbox), 2*opts.MaxOutboxMessages+1)
 						} else { // and OPEN
 							require.LessOrEqual(t, c.bytes, 2*opts.MaxOutboxBytes+len(openFrame))
 						}
+						c.mu.Unlock()
 					}
 				}
 				t.Fatal("it has not been closed")

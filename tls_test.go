@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -47,10 +48,13 @@ func TestAWriteUnderWayOverTLSIsFinished(t *testing.T) {
 	for name, end := range map[string]func(r *rig){
 		"removed":  func(r *rig) { r.srv.Realm().RemoveClient("a") },
 		"shutdown": func(r *rig) { closeServer(r.t, r.srv) },
+		"overridden": func(r *rig) {
+			r.dial("a", "another").wantOpen()
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newTLSBubbleRig(t, config, Options{})
+				r := newTLSBubbleRig(t, config, Options{AllowOverride: OverrideAlways})
 				p := r.rawConnect("a")
 				require.NoError(t, r.srv.Realm().Send("a", Message{Type: "APP", Payload: quoted(longText)}))
 				synctest.Wait() // the server is in the middle of the message
@@ -123,6 +127,39 @@ func TestAStuckTLSClientDoesNotHoldUpTheEnd(t *testing.T) {
 		require.Equal(t, byte(rawFin|rawClose), first)
 		<-done // reading no further
 		require.LessOrEqual(t, time.Since(start), 2*farewellTimeout+lingerTimeout)
+		p.conn.Close()
+	})
+}
+
+// While an overridden client gets its moment, what comes for the id is bounded as
+// ever, in order, and not for the old client.
+func TestWhatComesDuringAnOverrideIsBounded(t *testing.T) {
+	const limit = 5
+	config := testCertificate()
+	synctest.Test(t, func(t *testing.T) {
+		r := newTLSBubbleRig(t, config, Options{AllowOverride: OverrideAlways, MaxOutboxMessages: limit})
+		sender, p := r.connect("sender"), r.rawConnect("a")
+		sender.offer("a", string(quoted(longText))) // of which p reads nothing
+		synctest.Wait()
+		old := r.srv.Realm().Client("a")
+		next := make(chan *testPeer)
+		go func() { next <- r.dial("a", "another") }()
+		synctest.Wait()
+		require.Equal(t, ReasonOverridden, old.Reason())
+		require.ErrorIs(t, old.Send(Message{Type: "APP"}), ErrNotConnected)
+		for i := range 3 * limit {
+			sender.offer("a", strconv.Itoa(i))
+		}
+		synctest.Wait()
+		old.mu.Lock()
+		require.Len(t, old.outbox, limit)
+		old.mu.Unlock()
+		by := <-next
+		by.wantOpen()
+		by.wantOffer("sender", string(quoted(longText)))
+		for i := range 3 * limit {
+			by.wantOffer("sender", strconv.Itoa(i))
+		}
 		p.conn.Close()
 	})
 }
