@@ -671,8 +671,10 @@ func (c *Client) read() ([]byte, error) {
 		case finBit | opText:
 			data = payload
 		case finBit | opPing:
-			err = c.post(parcel{frame: pongFrame(payload)})
+			err = c.post(parcel{frame: controlFrame(opPong, payload)})
 		case finBit | opPong:
+		case finBit | opClose:
+			err = c.answerClose(payload)
 		default:
 			typ, data, err = c.readLong()
 		}
@@ -690,6 +692,40 @@ func (c *Client) read() ([]byte, error) {
 		return nil, &frameError{ReasonInvalidText, "text that is not UTF-8"}
 	}
 	return nil, fmt.Errorf("%w: not UTF-8", ErrBadMessage)
+}
+
+// errClosedByClient is the end that the client has asked for.
+var errClosedByClient = &frameError{ReasonClientClosed, "closed by the client"}
+
+// answerClose lets the last word be the client's own (RFC 6455, section 5.5.1), and
+// returns the error that ends the connection.
+//
+//go:noinline
+func (c *Client) answerClose(payload []byte) error {
+	switch {
+	case len(payload) == 1 || len(payload) > 1 && !validCloseCode(binary.BigEndian.Uint16(payload)):
+		return &frameError{ReasonProtocolError, "close frame with an invalid code"}
+	case !utf8.Valid(payload[min(2, len(payload)):]):
+		return &frameError{ReasonInvalidText, "close frame with a text that is not UTF-8"}
+	}
+	c.lastWord(controlFrame(opClose, payload))
+	return errClosedByClient
+}
+
+// validCloseCode reports whether a client may send code (RFC 6455, section 7.4, and
+// the registry of codes that it founded).
+func validCloseCode(code uint16) bool {
+	return code >= 1000 && code <= 1014 && (code < 1004 || code > 1006) || code >= 3000 && code <= 4999
+}
+
+// lastWord is a close frame that is written when everything else is, unless the
+// connection ends for a reason of the server's own.
+func (c *Client) lastWord(frame []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why == 0 {
+		c.farewell = frame
+	}
 }
 
 // readLong has the library read whatever [wire.takeFrame] did not take.
@@ -866,7 +902,7 @@ func (w *wire) giveBack() {
 }
 
 // takeFrame returns the first byte and the payload, unmasked in place, of the next
-// frame, if that is a text message, a ping or a pong and lies in the buffer as a
+// frame, if that is a text message or a control frame and lies in the buffer as a
 // whole; nearly all do. Else it returns 0, and the library is to read it, which has
 // to be between two messages. It hands every frame to a goroutine of its own and
 // back four times; on a machine with idle processors that costs more than all the
@@ -896,7 +932,7 @@ const (
 
 // shortFrame returns the lengths of the header, with its masking key, and of the
 // payload of the next frame, if that is masked, less than 64 KiB long, and a text
-// message in one piece, a ping or a pong. For any other frame head is 0. It is known
+// message in one piece or a control frame. For any other frame head is 0. It is known
 // when the first bytes are here.
 func (w *wire) shortFrame() (head, n int, known bool) {
 	b := w.unread
@@ -904,7 +940,7 @@ func (w *wire) shortFrame() (head, n int, known bool) {
 		return 0, 0, false
 	}
 	n = int(b[1] &^ maskedBit)
-	control := b[0] == finBit|opPing || b[0] == finBit|opPong
+	control := b[0] == finBit|opPing || b[0] == finBit|opPong || b[0] == finBit|opClose
 	switch {
 	case b[1]&maskedBit == 0, !control && b[0] != finBit|opText, control && n >= size16, n == size64:
 		return 0, 0, true
@@ -1034,11 +1070,7 @@ func sysCall[H ~int | ~uintptr](f func(H, []byte) (int, error), fd uintptr, p []
 func (w *wire) Write(p []byte) (int, error) {
 	frame := bytes.Clone(p)
 	if len(p) > 0 && p[0]&0x0f == opClose {
-		w.client.mu.Lock()
-		if w.client.why == 0 {
-			w.client.farewell = frame
-		}
-		w.client.mu.Unlock()
+		w.client.lastWord(frame)
 		return len(p), nil
 	}
 	if err := w.client.post(parcel{frame: frame}); err != nil {
@@ -1182,9 +1214,9 @@ func (w *wire) hangUp(politely bool) {
 // pingFrame is an empty ping.
 var pingFrame = []byte{finBit | opPing, 0}
 
-// pongFrame answers a ping.
-func pongFrame(payload []byte) []byte {
-	return append([]byte{finBit | opPong, byte(len(payload))}, payload...)
+// controlFrame returns a frame with a payload of at most 125 bytes.
+func controlFrame(opcode byte, payload []byte) []byte {
+	return append([]byte{finBit | opcode, byte(len(payload))}, payload...)
 }
 
 // textFrame returns a whole text frame with payload b.
@@ -1227,6 +1259,5 @@ func appendHead(b []byte, n int) []byte {
 
 // closeFrame returns a close frame; reason must be at most 123 bytes.
 func closeFrame(code uint16, reason string) []byte {
-	b := binary.BigEndian.AppendUint16([]byte{0x88, byte(2 + len(reason))}, code)
-	return append(b, reason...)
+	return controlFrame(opClose, append(binary.BigEndian.AppendUint16(nil, code), reason...))
 }
