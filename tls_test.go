@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -58,13 +59,15 @@ func TestAWriteUnderWayOverTLSIsFinished(t *testing.T) {
 				p := r.rawConnect("a")
 				require.NoError(t, r.srv.Realm().Send("a", Message{Type: "APP", Payload: quoted(longText)}))
 				synctest.Wait() // the server is in the middle of the message
-				go end(r)
+				var ending sync.WaitGroup
+				ending.Go(func() { end(r) })
 				synctest.Wait()
 				_, payload := p.next()
 				require.Contains(t, string(payload), longText)
 				code := p.skipToEnd()
 				require.NotZero(t, code, "a close frame, at the end of the stream")
 				p.conn.Close()
+				ending.Wait()
 			})
 		})
 	}
