@@ -84,8 +84,22 @@ func notice(t MessageType, text string) Message {
 
 // quote returns s as a JSON string.
 func quote(s string) string {
+	if isPlain(s) {
+		return `"` + s + `"`
+	}
 	b, _ := json.Marshal(s) // a string always marshals
 	return string(b)
+}
+
+// isPlain reports whether s is its own JSON: ASCII that [json.Marshal] escapes nothing
+// of, as nearly every id is.
+func isPlain(s string) bool {
+	for _, c := range []byte(s) {
+		if c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			return false
+		}
+	}
+	return true
 }
 
 // An envelope is what the relay needs to know of a frame. Its slices point into

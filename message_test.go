@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -370,5 +371,17 @@ func BenchmarkEncode(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		e.append(newFrame(e.size(src)), src)
+	}
+}
+
+func TestAStringIsQuotedAsByEncodingJSON(t *testing.T) {
+	texts := []string{"", "alice", "0b3a1b9c-5f5e-4f6a-8f8a-1d2c3b4a5e6f", "žluťoučký", "\u2028", "\xff"}
+	for c := range byte(utf8.RuneSelf) {
+		texts = append(texts, "a"+string(rune(c))+"b")
+	}
+	for _, s := range texts {
+		want, err := json.Marshal(s)
+		require.NoError(t, err)
+		require.Equal(t, string(want), quote(s), "%q", s)
 	}
 }

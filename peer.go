@@ -453,21 +453,32 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, originAllow
 	}
 	defer s.work.done()
 
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, cancel := withTimeout(r.Context(), s.opts.HandshakeTimeout)
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
-	if s.opts.HandshakeTimeout > 0 {
-		ctx, cancel = context.WithTimeout(ctx, s.opts.HandshakeTimeout)
-		defer cancel()
+	s.shake(w, r.WithContext(ctx), cancel)
+}
+
+// withTimeout is [context.WithTimeout] for a timeout of ours: if negative, there is none.
+func withTimeout(parent context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if d < 0 {
+		return context.WithCancel(parent)
 	}
-	r = r.WithContext(ctx)
-	s.shake(w, r, cancel)
+	return context.WithTimeout(parent, d)
+}
+
+// params are what a client says in the address of the socket.
+type params struct{ id, token, key string }
+
+func paramsOf(r *http.Request) params {
+	q := r.URL.Query()
+	return params{q.Get("id"), q.Get("token"), q.Get("key")}
 }
 
 // count notes a refusal, before the client can know of it.
-func (s *Server) count(r *http.Request, no *refusal) {
+func (s *Server) count(id string, no *refusal) {
 	s.refusals[no.cause].Add(1)
-	s.log(slog.LevelInfo, "peer: connection refused", "id", loggable(r.URL.Query().Get("id")), "why", no.reject.Message)
+	s.log(slog.LevelInfo, "peer: connection refused", "id", loggable(id), "why", no.reject.Message)
 }
 
 // log keeps a handler that panics from ending the process.
@@ -477,25 +488,25 @@ func (s *Server) log(level slog.Level, msg string, attrs ...any) {
 
 // shake makes a connection of a request, or answers why not.
 func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) {
+	p := paramsOf(r)
 	var user any
 	var no *refusal
 	if s.opts.RejectBeforeUpgrade {
-		if user, no = s.check(r); no != nil {
-			s.count(r, no)
+		if user, no = s.check(r, p); no != nil {
+			s.count(p.id, no)
 			http.Error(w, no.reject.Message, no.status)
 			return
 		}
 	}
 	wire, err := upgrade(w, r)
 	if err != nil {
-		s.count(r, refuse(refusedUpgrade, 0, "", err.Error()))
+		s.count(p.id, refuse(refusedUpgrade, 0, "", err.Error()))
 		if errors.Is(err, errHijack) {
 			panic(http.ErrAbortHandler) // 101 is out: the only true answer left is the end of the connection
 		}
 		return
 	}
-	q := r.URL.Query()
-	c := newClient(wire, q.Get("id"), q.Get("token"), &s.opts)
+	c := newClient(wire, p.id, p.token, &s.opts)
 	c.traffic = s.realm.traffic(c.id)
 	c.ended = func() { s.realm.remove(c) }
 	c.site, c.remote = s.remoteAddr(r)
@@ -504,11 +515,11 @@ func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) {
 	no = refuse(refusedAuth, 0, TypeError, "Internal error") // if a function of the host ends this goroutine
 	defer func() {
 		if no != nil {
-			s.count(r, no)
+			s.count(p.id, no)
 			s.turnAway(c, no)
 		}
 	}()
-	if no = s.decide(r, cancel, c); no == nil {
+	if no = s.decide(r, p, cancel, c); no == nil {
 		s.accepted.Add(1)
 		s.work.fork()
 		s.announce(c)
@@ -538,9 +549,9 @@ func (s *Server) announce(c *Client) {
 }
 
 // decide checks the client and gets it its id.
-func (s *Server) decide(r *http.Request, cancel func(), c *Client) (no *refusal) {
+func (s *Server) decide(r *http.Request, p params, cancel func(), c *Client) (no *refusal) {
 	if !s.opts.RejectBeforeUpgrade {
-		c.user, no = s.checkWatched(r, cancel, c)
+		c.user, no = s.checkWatched(r, p, cancel, c)
 	}
 	if no == nil {
 		no = s.claim(r.Context(), cancel, c)
@@ -549,11 +560,11 @@ func (s *Server) decide(r *http.Request, cancel func(), c *Client) (no *refusal)
 }
 
 // checkWatched is check, which is cancelled if the client goes.
-func (s *Server) checkWatched(r *http.Request, cancel func(), c *Client) (any, *refusal) {
+func (s *Server) checkWatched(r *http.Request, p params, cancel func(), c *Client) (any, *refusal) {
 	if s.opts.Authenticate != nil {
 		defer c.wire.watch(cancel)()
 	}
-	return s.check(r)
+	return s.check(r, p)
 }
 
 func isUpgrade(r *http.Request) bool {
@@ -572,23 +583,21 @@ func hasToken(h http.Header, name, token string) bool {
 }
 
 // check decides on everything that does not depend on who else is connected.
-func (s *Server) check(r *http.Request) (user any, no *refusal) {
-	q := r.URL.Query()
-	id, token, key := q.Get("id"), q.Get("token"), q.Get("key")
+func (s *Server) check(r *http.Request, p params) (user any, no *refusal) {
 	switch {
-	case id == "" || token == "" || key == "":
+	case p.id == "" || p.token == "" || p.key == "":
 		return nil, refuse(refusedParams, http.StatusBadRequest, TypeError, "No id, token, or key supplied to websocket server")
-	case !equal(key, s.opts.Key):
+	case !equal(p.key, s.opts.Key):
 		return nil, refuse(refusedKey, http.StatusUnauthorized, TypeError, "Invalid key provided")
-	case !s.validID(id):
+	case !s.validID(p.id):
 		return nil, refuse(refusedID, http.StatusBadRequest, TypeError, "The id is not valid")
-	case len(token) > maxIDBytes:
+	case len(p.token) > maxIDBytes:
 		return nil, refuse(refusedID, http.StatusBadRequest, TypeError, "The token is too long")
 	case s.opts.Authenticate == nil:
 		return nil, nil
 	}
 	var err error
-	if panicked := guard(func() { user, err = s.opts.Authenticate(r, id, token) }); panicked != nil {
+	if panicked := guard(func() { user, err = s.opts.Authenticate(r, p.id, p.token) }); panicked != nil {
 		err = panicked
 	}
 	if gone := r.Context().Err(); gone != nil && s.ctx.Err() == nil && (err == nil || errors.Is(err, gone)) {
