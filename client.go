@@ -1018,9 +1018,9 @@ func (w *wire) readReady(fd uintptr) bool {
 		w.buf = readBuffers.Get().(*[readBuffer]byte)
 	}
 	kept := copy(w.buf[:], w.unread)
-	n, err := sysCall(syscall.Read, fd, w.buf[kept:])
+	n, err := readSocket(fd, w.buf[kept:])
 	for err == syscall.EINTR {
-		n, err = sysCall(syscall.Read, fd, w.buf[kept:])
+		n, err = readSocket(fd, w.buf[kept:])
 	}
 	w.unread = w.buf[:kept+max(n, 0)]
 	w.giveBack()
@@ -1045,9 +1045,9 @@ func (w *wire) tryWrite(p []byte) (int, error) {
 
 // writeReady is called by the runtime's poller. It never asks to wait.
 func (w *wire) writeReady(fd uintptr) bool {
-	n, err := sysCall(syscall.Write, fd, w.out)
+	n, err := writeSocket(fd, w.out)
 	for err == syscall.EINTR {
-		n, err = sysCall(syscall.Write, fd, w.out)
+		n, err = writeSocket(fd, w.out)
 	}
 	if err != nil && !wouldBlock(err) {
 		w.outErr = err
@@ -1059,6 +1059,13 @@ func (w *wire) writeReady(fd uintptr) bool {
 // wouldBlock reports whether err says that there is nothing to do now. It asks for
 // the very errors: ETIMEDOUT, which ends a connection, calls itself temporary too.
 func wouldBlock(err error) bool { return err == syscall.EAGAIN || err == syscall.EWOULDBLOCK }
+
+// readSocket and writeSocket read and write a socket that does not block. They may do
+// less than they are asked for. client_linux.go has cheaper ones.
+var (
+	readSocket  = func(fd uintptr, p []byte) (int, error) { return sysCall(syscall.Read, fd, p) }
+	writeSocket = func(fd uintptr, p []byte) (int, error) { return sysCall(syscall.Write, fd, p) }
+)
 
 // sysCall calls f, which takes an int or a handle, depending on the system.
 func sysCall[H ~int | ~uintptr](f func(H, []byte) (int, error), fd uintptr, p []byte) (int, error) {

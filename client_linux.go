@@ -1,0 +1,33 @@
+//go:build !race && !msan && !asan
+
+package peer
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+// The runtime is not told of these system calls. In a process that has been asleep,
+// the first one that it is told of wakes its monitor thread, which looks around for
+// 20 µs and goes back to sleep: more than half of what a heartbeat costs, and of what
+// a message costs while there are few. The monitor would take the processor from a
+// call that waits, but these do not wait: the sockets are non-blocking.
+//
+// The detectors of races and of bad memory accesses need to see the calls, so with them
+// those of package syscall stay in use, as on other systems.
+func init() { readSocket, writeSocket = rawRead, rawWrite }
+
+func rawRead(fd uintptr, p []byte) (int, error) { return rawCall(syscall.SYS_READ, fd, p) }
+
+func rawWrite(fd uintptr, p []byte) (int, error) {
+	const quick = 64 << 10 // to copy more takes longer than one should keep a processor for
+	return rawCall(syscall.SYS_WRITE, fd, p[:min(len(p), quick)])
+}
+
+func rawCall(trap, fd uintptr, p []byte) (int, error) {
+	n, _, errno := syscall.RawSyscall(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(n), nil
+}
