@@ -66,6 +66,7 @@ type Client struct {
 	mu                sync.Mutex       // guards the following
 	changed           sync.Cond        // inflight or done has changed
 	outbox            []parcel         // accepted and not yet written whole, oldest first
+	room              [1]parcel        // for the outbox while it has no more than this
 	bytes             int              // of the outbox
 	given, givenBytes int              // how much of it was there from the start
 	writing           bool             // a writer exists, or is about to
@@ -248,7 +249,7 @@ func (c *Client) admit(previous *Client, inherited, held []parcel) (start bool) 
 	defer c.mu.Unlock()
 	c.previous = previous
 	c.admitted = true
-	c.outbox = slices.Concat([]parcel{{frame: openFrame}}, inherited, held)
+	c.outbox = append(append(append(c.room[:0], parcel{frame: openFrame}), inherited...), held...)
 	c.bytes = size(c.outbox)
 	c.given, c.givenBytes = len(c.outbox), c.bytes
 	if limit := c.limits.MaxOutboxMessages; limit >= 0 {
@@ -559,7 +560,7 @@ func (c *Client) writtenLocked(n int64) {
 	rest := copy(c.outbox, c.outbox[whole:])
 	clear(c.outbox[rest:])
 	if c.outbox = c.outbox[:rest]; rest == 0 && cap(c.outbox) > 8 {
-		c.outbox = nil // an idle client keeps no room for a burst
+		c.outbox = c.room[:0] // an idle client keeps no room for a burst
 	}
 	c.changed.Broadcast()
 }
