@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -283,6 +284,9 @@ func serve(ctx context.Context, l net.Listener, cfg config, out, errs *log.Logge
 	srv := peer.NewServer(cfg.opts)
 	// %q, as an id is whatever its client likes: it must not steer a terminal.
 	srv.OnConnection(func(c *peer.Client) { out.Printf("connected %q from %q", c.ID(), c.RemoteAddr()) })
+	trim := newTrimmer(debug.FreeOSMemory)
+	defer trim.stop()
+	srv.OnConnection(func(*peer.Client) { trim.connected() })
 	srv.OnDisconnect(func(c *peer.Client, why peer.DisconnectReason) {
 		out.Printf("disconnected %q: %s", c.ID(), why.String())
 	})
