@@ -268,7 +268,11 @@ func listen(cfg config) (net.Listener, error) {
 		// that a client may make before it.
 		secure = &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}}
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(cfg.host, strconv.Itoa(cfg.port)))
+	var lc net.ListenConfig
+	if cfg.opts.AliveTimeout >= 0 {
+		lc.KeepAlive = -1 // a silent client is pinged, and everybody else has a timeout of newHTTPServer
+	}
+	l, err := lc.Listen(context.Background(), "tcp", net.JoinHostPort(cfg.host, strconv.Itoa(cfg.port)))
 	if err == nil && secure != nil {
 		l = tls.NewListener(l, secure)
 	}

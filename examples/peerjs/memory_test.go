@@ -25,9 +25,9 @@ func TestMemoryIsGivenBackWhenABurstIsOver(t *testing.T) {
 		}
 		come(burst-1, time.Minute)
 		require.Zero(t, freed.Load(), "that was no burst")
-		come(2*burst, quiet/2)
+		come(10*burst, interval/(2*few))
 		require.Zero(t, freed.Load(), "it is not over")
-		pass(quiet / 2)
+		pass(2 * interval)
 		require.EqualValues(t, 1, freed.Load())
 		pass(time.Hour)
 		require.EqualValues(t, 1, freed.Load())
@@ -36,12 +36,18 @@ func TestMemoryIsGivenBackWhenABurstIsOver(t *testing.T) {
 		pass(time.Hour)
 		require.EqualValues(t, 1, freed.Load(), "not enough for another one")
 		come(1, 0)
-		pass(quiet)
+		pass(interval)
 		require.EqualValues(t, 2, freed.Load())
+
+		come(burst, 0)
+		come(10, 2*interval/few)
+		require.EqualValues(t, 2, freed.Load())
+		come(few, 2*interval/few)
+		require.EqualValues(t, 3, freed.Load(), "it is over, though it is never quiet")
 
 		come(burst, 0)
 		trim.stop()
 		pass(time.Hour)
-		require.EqualValues(t, 2, freed.Load(), "the program has ended")
+		require.EqualValues(t, 3, freed.Load(), "the program has ended")
 	})
 }
