@@ -1019,11 +1019,15 @@ func (w *wire) readReady(fd uintptr) bool {
 		w.buf = readBuffers.Get().(*[readBuffer]byte)
 	}
 	kept := copy(w.buf[:], w.unread)
-	n, err := readSocket(fd, w.buf[kept:])
+	read := w.client.limits.ReadSocket
+	n, err := read(fd, w.buf[kept:])
 	for err == syscall.EINTR {
-		n, err = readSocket(fd, w.buf[kept:])
+		n, err = read(fd, w.buf[kept:])
 	}
-	w.unread = w.buf[:kept+max(n, 0)]
+	if err != nil {
+		n = 0
+	}
+	w.unread = w.buf[:kept+min(max(n, 0), readBuffer-kept)]
 	w.giveBack()
 	if wouldBlock(err) {
 		return false
@@ -1046,14 +1050,17 @@ func (w *wire) tryWrite(p []byte) (int, error) {
 
 // writeReady is called by the runtime's poller. It never asks to wait.
 func (w *wire) writeReady(fd uintptr) bool {
-	n, err := writeSocket(fd, w.out)
+	write := w.client.limits.WriteSocket
+	n, err := write(fd, w.out)
 	for err == syscall.EINTR {
-		n, err = writeSocket(fd, w.out)
+		n, err = write(fd, w.out)
 	}
-	if err != nil && !wouldBlock(err) {
+	switch {
+	case err == nil:
+		w.out = w.out[min(max(n, 0), len(w.out)):]
+	case !wouldBlock(err):
 		w.outErr = err
 	}
-	w.out = w.out[max(n, 0):]
 	return true
 }
 
@@ -1061,12 +1068,9 @@ func (w *wire) writeReady(fd uintptr) bool {
 // the very errors: ETIMEDOUT, which ends a connection, calls itself temporary too.
 func wouldBlock(err error) bool { return err == syscall.EAGAIN || err == syscall.EWOULDBLOCK }
 
-// readSocket and writeSocket read and write a socket that does not block. They may do
-// less than they are asked for. client_linux.go has cheaper ones.
-var (
-	readSocket  = func(fd uintptr, p []byte) (int, error) { return sysCall(syscall.Read, fd, p) }
-	writeSocket = func(fd uintptr, p []byte) (int, error) { return sysCall(syscall.Write, fd, p) }
-)
+// readSocket and writeSocket are the defaults of the options of these names.
+func readSocket(fd uintptr, p []byte) (int, error)  { return sysCall(syscall.Read, fd, p) }
+func writeSocket(fd uintptr, p []byte) (int, error) { return sysCall(syscall.Write, fd, p) }
 
 // sysCall calls f, which takes an int or a handle, depending on the system.
 func sysCall[H ~int | ~uintptr](f func(H, []byte) (int, error), fd uintptr, p []byte) (int, error) {

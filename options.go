@@ -38,10 +38,10 @@ const (
 // afterwards has no effect. The zero value of every field is a good default,
 // which the field's comment states; a negative limit or timeout means none.
 //
-// A field that is a function decides something. It may be called by many
-// connections at once, never runs under a lock, and may be slow: it delays only
-// the connection that it decides about. If it panics, that counts as a refusal,
-// and ends the connection if there is one.
+// A field that is a function decides something, except for the two system calls at
+// the end. It may be called by many connections at once, never runs under a lock, and
+// may be slow: it delays only the connection that it decides about. If it panics, that
+// counts as a refusal, and ends the connection if there is one.
 type Options struct {
 	// Path is a prefix of the server's addresses below the place where it is
 	// mounted, as in PeerServer ("path"). Mounted at "/peerjs/" with Path
@@ -231,6 +231,25 @@ type Options struct {
 	// bound.
 	MaxHeldBytes int
 
+	// ReadSocket is the system call that reads a plain socket: read(2) on a socket
+	// that does not block. It is for a program of its own that knows a cheaper one,
+	// as examples/peerjs does on Linux: while a process sleeps most of the time, what
+	// the runtime does around a system call costs more than the call. It does that
+	// for a reason, though: where it is not told of the calls, a function of the host
+	// that computes for long is not interrupted for the sake of others.
+	//
+	// It is called by many connections at once. It may read less than there is, must
+	// not wait, and its error is one of package syscall: EAGAIN if there is nothing to
+	// read, EINTR to be called again; 0 without an error is the end of the stream. It
+	// is not used for TLS, for a connection that the host has wrapped, and on Windows.
+	// Default [syscall.Read].
+	ReadSocket func(fd uintptr, p []byte) (n int, err error)
+
+	// WriteSocket is the same for writing, as far as that goes without waiting: what
+	// the socket does not take at once is written by package net. Default
+	// [syscall.Write].
+	WriteSocket func(fd uintptr, p []byte) (n int, err error)
+
 	// Logger gets one line for each connection, disconnect and refusal (Info),
 	// for each error of the host's (Warn), and for each that a client has caused
 	// (Debug). It never sees a token, a key or a payload. Default nil: silent.
@@ -298,6 +317,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.ValidID == nil {
 		o.ValidID = validID
+	}
+	if o.ReadSocket == nil {
+		o.ReadSocket = readSocket
+	}
+	if o.WriteSocket == nil {
+		o.WriteSocket = writeSocket
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -82,7 +82,7 @@ func TestEveryZeroFieldGetsItsDocumentedDefault(t *testing.T) {
 			delete(unused, m[1])
 			continue
 		}
-		known := []string{"GenerateClientID", "ValidID", "Logger"}
+		known := []string{"GenerateClientID", "ValidID", "ReadSocket", "WriteSocket", "Logger"}
 		if value.IsZero() {
 			known = zeroStays
 		}
@@ -136,6 +136,8 @@ func TestWhatIsSetIsKept(t *testing.T) {
 		AllowOverride:    func(_, _ *Client) bool { said += "o"; return true },
 		Authorize:        func(*Client, Message) error { said += "z"; return nil },
 		AllowJoin:        func(*Client, string) error { said += "j"; return nil },
+		ReadSocket:       func(uintptr, []byte) (int, error) { said += "r"; return 0, nil },
+		WriteSocket:      func(uintptr, []byte) (int, error) { said += "w"; return 0, nil },
 		ProbeAfter:       7, ProbeTimeout: 8, RejectBeforeUpgrade: true, RelayTypes: []string{"R"}, HoldTypes: []string{"H"},
 		MaxMessageSize: 9, MessageRate: 0.5, MaxOutboxMessages: 10, MaxOutboxBytes: 11, MaxHeldPerPair: 12, MaxHeldPerDestination: 13, MaxHeldBytes: 14,
 		MaxRooms: 15, MaxRoomMembers: 16, MaxRoomsPerClient: 17,
@@ -159,7 +161,9 @@ func TestWhatIsSetIsKept(t *testing.T) {
 	got.AllowOverride(nil, nil)
 	got.Authorize(nil, Message{})
 	got.AllowJoin(nil, "")
-	assert.Equal(t, "gvaozj", said)
+	got.ReadSocket(0, nil)
+	got.WriteSocket(0, nil)
+	assert.Equal(t, "gvaozjrw", said)
 	assert.Empty(t, Options{Path: "/"}.withDefaults().Path)
 }
 

@@ -111,6 +111,7 @@ func shown(option string, value any) string {
 		"Path": "`/`", "AllowedOrigins": "any", "Logger": "silent",
 		"GenerateClientID": "UUIDv4", "ValidID": grouped(maxIDBytes) + " bytes",
 		"Authenticate": "everybody", "Authorize": "everybody", "AllowOverride": "never", "AllowJoin": "never",
+		"ReadSocket": "`syscall.Read`", "WriteSocket": "`syscall.Write`",
 	}
 	if words := inWords[option]; words != "" {
 		return words

@@ -1,6 +1,6 @@
 //go:build !race && !msan && !asan
 
-package peer
+package main
 
 import (
 	"syscall"
@@ -11,10 +11,11 @@ import (
 // the first one that it is told of wakes its monitor thread, which looks around for
 // 20 µs and goes back to sleep: more than half of what a heartbeat costs, and of what
 // a message costs while there are few. The monitor would take the processor from a
-// call that waits, but these do not wait: the sockets are non-blocking.
+// call that waits, but these do not wait, and from a goroutine that computes for
+// long, of which this program has none.
 //
-// The detectors of races and of bad memory accesses need to see the calls, so with them
-// those of package syscall stay in use, as on other systems.
+// The detectors of races and of bad memory accesses have to see the calls. With them,
+// and on other systems, the server uses those of package syscall.
 func init() { readSocket, writeSocket = rawRead, rawWrite }
 
 func rawRead(fd uintptr, p []byte) (int, error) { return rawCall(syscall.SYS_READ, fd, p) }
