@@ -63,26 +63,28 @@ type Client struct {
 	busy    atomic.Bool    // the reader is held up by the host or the rate limit
 	writers sync.WaitGroup // the goroutine of write, while there is one
 
-	mu                sync.Mutex       // guards the following
-	changed           sync.Cond        // inflight or done has changed
+	mu                sync.Mutex       // guards the following; first what each message needs
 	outbox            []parcel         // accepted and not yet written whole, oldest first
-	room              [1]parcel        // for the outbox while it has no more than this
 	bytes             int              // of the outbox
 	given, givenBytes int              // how much of it was there from the start
+	why               DisconnectReason // 0: connected
+	admitted          bool             // it can be found, or could
+	taken             bool             // the outbox is somebody else's now: it is out of the realm
 	writing           bool             // a writer exists, or is about to
+	broken            bool             // a write has failed: the reader will find out what has happened
+	stuck             bool             // nothing can follow what is written
+	parted            bool             // the other side has been told that nothing more will come
+	pinged            bool             // it was, once at least: a pong may be on its way
+	full              bool             // there was no room for all that came for the heir
+	done              bool             // the last event has returned
 	inflight          int              // how many parcels of the outbox a write is under way for
 	partial           int              // how much of the first frame of the outbox is written
-	stuck             bool             // nothing can follow what is written
-	broken            bool             // a write has failed: the reader will find out what has happened
-	why               DisconnectReason // 0: connected
+	room              [1]parcel        // for the outbox while it has no more than this
+	changed           sync.Cond        // inflight or done has changed
 	cause             error            // what the socket or the protocol had to say about the end
 	farewell          []byte           // last frames, written when the outbox is out of use
 	next              *Client          // who took the id over
-	admitted          bool             // it can be found, or could
 	heir              *Client          // the newcomer who has evicted it, and takes it out of the realm too
-	full              bool             // there was no room for all that came for the heir
-	taken             bool             // the outbox is somebody else's now: it is out of the realm
-	done              bool             // the last event has returned
 	ctx               context.Context  // made when somebody asks for it
 	cancel            context.CancelCauseFunc
 	alive             *time.Timer // nil: no alive timeout, or not admitted
@@ -218,8 +220,7 @@ func (c *Client) enqueue(p parcel) (start bool, err error) {
 		return false, ErrNotConnected
 	case c.why != 0: // its heir, who is at the door, gets this with the rest
 		p.settle()
-		c.outbox = append(c.outbox, p)
-		c.bytes += len(p.frame)
+		c.addLocked(p)
 		return false, nil
 	case c.fullLocked(len(p.frame)):
 		return c.endLocked(ReasonSlowConsumer, nil, nil), ErrSlowConsumer
@@ -227,9 +228,17 @@ func (c *Client) enqueue(p parcel) (start bool, err error) {
 	if len(c.outbox) >= backlog {
 		p.settle()
 	}
+	c.addLocked(p)
+	return c.startLocked(), nil
+}
+
+// addLocked puts a parcel at the end of the outbox.
+func (c *Client) addLocked(p parcel) {
 	c.outbox = append(c.outbox, p)
 	c.bytes += len(p.frame)
-	return c.startLocked(), nil
+	if len(c.outbox) > len(c.room) { // it has moved out, and must not leave a message behind
+		clear(c.room[:])
+	}
 }
 
 // fullLocked reports whether a frame of n bytes is too much, beside what the client
@@ -291,6 +300,20 @@ func (c *Client) end(why DisconnectReason, cause error, last *Message) bool {
 		c.flush()
 	}
 	return true
+}
+
+// quit is end for the reader, which has read its last. On a plain socket it writes the
+// last frames itself, for a goroutine would cost more.
+func (c *Client) quit(why DisconnectReason, cause error) {
+	c.mu.Lock()
+	start := c.why == 0 && c.endLocked(why, cause, nil)
+	c.mu.Unlock()
+	switch {
+	case start && c.wire.raw != nil:
+		c.write()
+	case start:
+		go c.write()
+	}
 }
 
 // evict is end by a newcomer who is to have the id. If it returns true, it is up
@@ -372,16 +395,24 @@ func (c *Client) settle() {
 }
 
 // takeUnwritten returns what a client that has ended and settled was still to be
-// sent, to give it to the one that takes the id over, if there is one. A second
-// call returns nothing.
-func (c *Client) takeUnwritten(by *Client) []parcel {
+// sent, as far as it is of a fate that is kept, to give it to the one that takes the id
+// over, if there is one. dropped counts the other messages. A second call returns nothing.
+func (c *Client) takeUnwritten(by *Client, keeps func(fate) bool) (kept []parcel, dropped int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.next = by
 	c.changed.Broadcast()
-	ps := c.outbox
+	for _, p := range c.outbox {
+		switch {
+		case keeps(p.fate):
+			kept = append(kept, p)
+		case p.fate != fateDrop:
+			dropped++
+		}
+	}
+	clear(c.outbox) // whoever holds on to the client must not hold on to messages
 	c.outbox, c.bytes, c.taken = nil, 0, true
-	return ps
+	return kept, dropped
 }
 
 // finish notes that the last event of this connection has returned.
@@ -515,12 +546,19 @@ func (c *Client) write() {
 	c.wire.SetWriteDeadline(time.Now().Add(farewellTimeout))
 	n, err := c.wire.Conn.Write(last)
 	c.traffic.bytesOut.Add(uint64(n))
-	if err == nil {
-		c.wire.closeWrite() // a browser fires its events when the stream ends, not when the frame comes
-	}
+	// A browser fires its events when the stream ends, not when the frame comes.
+	parted := err == nil && !c.isOver() && c.wire.closeWrite()
 	c.mu.Lock()
-	c.stuck = err != nil
+	c.stuck, c.parted = err != nil, parted
 	c.mu.Unlock()
+}
+
+// isOver reports whether nothing more can come from a client that has ended: it has
+// said goodbye, and has no ping to answer. TLS has a goodbye of its own.
+func (c *Client) isOver() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why == ReasonClientClosed && !c.pinged && !c.wire.sealed
 }
 
 func (c *Client) writeBatch(batch []parcel, partial int) (int64, error) {
@@ -591,8 +629,8 @@ func (c *Client) checkAlive() {
 // pingLocked puts a ping into the outbox, full or not: nobody is to be closed for
 // being asked.
 func (c *Client) pingLocked() (start bool) {
-	c.outbox = append(c.outbox, parcel{frame: pingFrame})
-	c.bytes += len(pingFrame)
+	c.pinged = true
+	c.addLocked(parcel{frame: pingFrame})
 	return c.startLocked()
 }
 
@@ -772,10 +810,13 @@ func (c *Client) giveBack() {
 // reasonOf says why a connection ended whose read failed with err.
 func (c *Client) reasonOf(err error) DisconnectReason {
 	var bad *frameError
+	var closed websocket.CloseError
 	switch {
 	case errors.As(err, &bad):
 		return bad.why
-	case websocket.CloseStatus(err) != -1:
+	case errors.As(err, &closed) && !utf8.ValidString(closed.Reason):
+		return ReasonInvalidText
+	case errors.As(err, &closed):
 		return ReasonClientClosed
 	case c.wire.err != nil:
 		return ReasonConnectionLost
@@ -784,12 +825,18 @@ func (c *Client) reasonOf(err error) DisconnectReason {
 }
 
 // hangUp closes the socket of a client that has ended, after its last frames are
-// out. It first gives the other side a moment to read them: closing a socket
-// that has unread input resets it, and what is still on its way is lost.
+// out. Unless nothing more can come, it first gives the other side a moment to read
+// them: closing a socket that has unread input resets it, and what is still on its
+// way is lost.
 func (c *Client) hangUp() {
 	c.writers.Wait()
 	c.wire.dismiss() // before a deadline is set, which it might still move
-	c.wire.hangUp(!c.stuck && c.why != ReasonConnectionLost)
+	c.wire.unread = nil
+	c.wire.giveBack()
+	if !c.stuck && c.why != ReasonConnectionLost && !c.isOver() && (c.parted || c.wire.closeWrite()) {
+		c.wire.linger()
+	}
+	c.wire.shut()
 }
 
 // A wire is what lies between the socket and the WebSocket library. The library
@@ -1082,7 +1129,9 @@ func sysCall[H ~int | ~uintptr](f func(H, []byte) (int, error), fd uintptr, p []
 func (w *wire) Write(p []byte) (int, error) {
 	frame := bytes.Clone(p)
 	if len(p) > 0 && p[0]&0x0f == opClose {
-		w.client.lastWord(frame)
+		if utf8.Valid(frame[min(4, len(frame)):]) { // else it is an echo of what is refused
+			w.client.lastWord(frame)
+		}
 		return len(p), nil
 	}
 	if err := w.client.post(parcel{frame: frame}); err != nil {
@@ -1209,13 +1258,14 @@ func (w *wire) closeWrite() bool {
 	return half.CloseWrite() == nil
 }
 
-// hangUp closes the socket. If politely, it says first that nothing more will
-// come, and waits a moment for the other side to hang up by itself.
-func (w *wire) hangUp(politely bool) {
-	if politely && w.closeWrite() {
-		w.SetReadDeadline(time.Now().Add(lingerTimeout))
-		io.Copy(io.Discard, w.Conn)
-	}
+// linger waits a moment for the other side to hang up by itself.
+func (w *wire) linger() {
+	w.SetReadDeadline(time.Now().Add(lingerTimeout))
+	io.Copy(io.Discard, w.Conn)
+}
+
+// shut closes the socket.
+func (w *wire) shut() {
 	if tls, ok := w.Conn.(overTLS); ok {
 		tls.NetConn().Close() // closing the TLS layer could wait for five seconds to say so
 		return

@@ -133,6 +133,7 @@ func TestACloseReasonThatIsNotTextHarmsNobody(t *testing.T) {
 	runAttacks(t, []attack{
 		{"of bytes", writing(rawCloseFrame(1000, "\xff\xfe\x00\r\n")), ReasonInvalidText, 1007},
 		{"of half a character", writing(rawCloseFrame(1000, "\xe2\x82")), ReasonInvalidText, 1007},
+		{"inside of a message", writing(rawFrame(rawText, offerToBob), rawCloseFrame(1000, "\xff")), ReasonInvalidText, 1007},
 	})
 }
 

@@ -879,7 +879,7 @@ func (s *Server) take(c *Client, data []byte, err error, b *bucket) {
 	case errors.Is(err, ErrBadMessage):
 		s.dropBad(c, err)
 	default:
-		c.end(c.reasonOf(err), err, nil)
+		c.quit(c.reasonOf(err), err)
 	}
 	if wait := b.take(time.Now()); wait > 0 {
 		c.holdUp(func() { sleep(c.Context(), wait) })

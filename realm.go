@@ -390,15 +390,13 @@ func (r *Realm) admit(c, replace *Client) (holder *Client, err error) {
 	}
 	var inherited []parcel
 	if holder != nil {
-		same := equal(holder.token, c.token)
-		for _, p := range holder.takeUnwritten(c) {
-			switch {
-			case p.fate > fateOwn || p.fate == fateOwn && same:
-				inherited = append(inherited, p)
-			case p.fate == fateOwn:
-				sh.traffic.dropped[dropAbsent].Add(1)
-			}
+		least := fatePass
+		if equal(holder.token, c.token) {
+			least = fateOwn
 		}
+		var dropped int
+		inherited, dropped = holder.takeUnwritten(c, func(f fate) bool { return f >= least })
+		sh.traffic.dropped[dropAbsent].Add(uint64(dropped))
 		sh.traffic.returned.Add(uint64(len(inherited)))
 		sh.leaving[c.id] = holder
 	}
@@ -436,12 +434,8 @@ func (sh *shard) removeLocked(r *Realm, c *Client) (senders []string) {
 	delete(sh.clients, c.id)
 	sh.leaving[c.id] = c
 	r.uncount(c)
-	rest := slices.DeleteFunc(c.takeUnwritten(nil), func(p parcel) bool {
-		if p.fate == fateOwn || p.fate == fatePass {
-			sh.traffic.dropped[dropAbsent].Add(1)
-		}
-		return p.fate != fateHold
-	})
+	rest, dropped := c.takeUnwritten(nil, func(f fate) bool { return f == fateHold })
+	sh.traffic.dropped[dropAbsent].Add(uint64(dropped))
 	if len(rest) == 0 {
 		return nil
 	}

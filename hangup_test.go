@@ -1,0 +1,120 @@
+package peer
+
+import (
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Who said goodbye has nothing more to say. So the server closes its side at once,
+// without waiting for the client to hang up.
+func TestNobodyWaitsForAClientThatSaidGoodbye(t *testing.T) {
+	r := newRig(t, Options{})
+	const tries = 5 // the machine may be slow, but not each time
+	var took time.Duration
+	for range tries {
+		p := r.rawConnect("a")
+		p.write(rawCloseFrame(1000, "bye"))
+		p.wantClose(1000)
+		start := time.Now()
+		c := r.srv.Realm().Client("a")
+		require.Nil(t, c)
+		waitFor(t, func() bool { return serving() == 0 })
+		p.conn.Close()
+		if took = time.Since(start); took < lingerTimeout/2 {
+			return
+		}
+	}
+	t.Errorf("the server has waited for %v", took)
+}
+
+// serving returns how many connections have a goroutine.
+func serving() int {
+	buf := make([]byte, 1<<20)
+	return strings.Count(string(buf[:runtime.Stack(buf, true)]), "peer.(*Server).serve(")
+}
+
+// A client that has sent its close frame answers a ping still (RFC 6455, section
+// 5.5.2), and so must not find the connection reset when it does.
+func TestAPongMayCrossTheGoodbye(t *testing.T) {
+	r := newRig(t, Options{})
+	p := r.rawConnect("a")
+	c := r.srv.Realm().Client("a")
+	go c.probe(waitLimit)
+	first, _ := p.next()
+	require.Equal(t, byte(rawFin|rawPing), first)
+	p.write(rawCloseFrame(1000, ""))
+	first, _ = p.next()
+	require.Equal(t, byte(rawFin|rawClose), first)
+	_, _, err := p.read()
+	require.ErrorIs(t, err, io.EOF)
+	p.write(rawFrame(rawFin|rawPong, ""))
+	p.write(rawFrame(rawFin|rawPong, "")) // after a reset this could not be written
+	_, err = p.conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+}
+
+// A host may hold on to a client that has ended, for a log or a list. That must not
+// be a buffer too.
+func TestAClientThatHasEndedHoldsNoBuffer(t *testing.T) {
+	for name, frames := range map[string][]byte{
+		"closed":              rawCloseFrame(1000, ""),
+		"closed, and more":    slices.Concat(rawCloseFrame(1000, ""), rawTextFrame(`{}`)),
+		"broken in a message": rawTextFrame(`{"type":"HEARTBEAT"}`)[:9],
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, Options{})
+			p := r.rawConnect("a")
+			c := r.srv.Realm().Client("a")
+			p.write(frames)
+			p.halfClose()
+			p.skipToEnd()
+			p.conn.Close()
+			closeServer(t, r.srv)
+			require.Nil(t, c.wire.buf)
+			require.Empty(t, c.wire.unread)
+		})
+	}
+}
+
+// Neither an idle client holds a message nor one that has ended.
+func TestNobodyHoldsAMessageThatHasGone(t *testing.T) {
+	holdsNone := func(c *Client) {
+		synctest.Wait()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		require.Empty(t, c.outbox)
+		for _, left := range append(c.outbox[:cap(c.outbox)], c.room[0]) {
+			require.Nil(t, left.frame)
+		}
+	}
+	for _, messages := range []int{1, 2, 4, 20} { // the outbox keeps its room if there were few
+		synctest.Test(t, func(t *testing.T) {
+			r := newBubbleRig(t, Options{})
+			p := r.rawConnect("a")
+			c := r.srv.Realm().Client("a")
+			send := func() {
+				for range messages {
+					require.NoError(t, c.Send(Message{Type: "APP"}))
+				}
+			}
+			holdsNone(c)
+			for range 3 {
+				send()
+				for range messages {
+					p.want(`{"type":"APP"}`)
+				}
+				holdsNone(c)
+			}
+			send()
+			p.conn.Close()
+			holdsNone(c)
+		})
+	}
+}
