@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -117,9 +118,10 @@ func BenchmarkRealm(b *testing.B) {
 			clients[i] = c
 		}
 		p := parcel{frame: textFrame(benchOffer("dst")), src: "src", fate: fateHold}
+		var starts atomic.Int64 // far from each other: two who follow in step would meet in each shard
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
-			for i := int(time.Now().UnixNano()) % ids; pb.Next(); i++ {
+			for i := int(starts.Add(1)) * ids * 3 / 7; pb.Next(); i++ {
 				c := clients[i%ids]
 				s.realm.route(c.id, p)
 				c.mu.Lock()
@@ -133,24 +135,10 @@ func BenchmarkRealm(b *testing.B) {
 // BenchmarkRelay measures a message from socket to socket: its allocations are
 // those of the server alone, for the client's side makes none.
 func BenchmarkRelay(b *testing.B) {
-	srv := NewServer(Options{})
-	ts := httptest.NewServer(srv)
-	defer ts.Close()
-	defer srv.Close()
+	addr := benchServer(b)
 	dial := func(id string) net.Conn {
-		conn, err := net.Dial("tcp", ts.Listener.Addr().String())
-		if err != nil {
-			b.Fatal(err)
-		}
+		conn := benchConnect(b, addr, id)
 		b.Cleanup(func() { conn.Close() })
-		fmt.Fprintf(conn, "GET /peerjs?key=peerjs&id=%s&token=t HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", id)
-		var head []byte
-		for one := make([]byte, 1); !bytes.HasSuffix(head, openFrame); head = append(head, one...) {
-			if _, err := io.ReadFull(conn, one); err != nil {
-				b.Fatal(err)
-			}
-		}
 		return conn
 	}
 	src, dst := dial("src"), dial("dst")
@@ -166,4 +154,48 @@ func BenchmarkRelay(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkChurn is a client that connects, reads OPEN, and closes. Of what it
+// allocates, half is net/http's, and a little the client's.
+func BenchmarkChurn(b *testing.B) {
+	addr := benchServer(b)
+	goodbye := rawCloseFrame(1000, "")
+	echo := make([]byte, 4)
+	b.ReportAllocs()
+	for b.Loop() {
+		conn := benchConnect(b, addr, "id")
+		conn.Write(goodbye)
+		if _, err := io.ReadFull(conn, echo); err != nil {
+			b.Fatal(err)
+		}
+		conn.Close()
+	}
+}
+
+// benchServer serves for the length of a benchmark and returns its address.
+func benchServer(b *testing.B) string {
+	srv := NewServer(Options{})
+	ts := httptest.NewServer(srv)
+	b.Cleanup(ts.Close)
+	b.Cleanup(func() { srv.Close() })
+	return ts.Listener.Addr().String()
+}
+
+// benchConnect makes a connection and reads it up to OPEN.
+func benchConnect(b *testing.B, addr, id string) net.Conn {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	io.WriteString(conn, handshakeFor(socketTarget(id, "t")))
+	var buf [512]byte
+	for n := 0; !bytes.HasSuffix(buf[:n], openFrame); {
+		m, err := conn.Read(buf[n:])
+		if err != nil {
+			b.Fatal(err)
+		}
+		n += m
+	}
+	return conn
 }

@@ -39,13 +39,13 @@ const numShards = 64
 // and "what waits for it?" are under one lock, so that no message can be left
 // waiting for somebody who has just come.
 type shard struct {
-	traffic traffic
-
 	mu      sync.Mutex // guards the following
 	closed  bool
 	clients map[string]*Client  // id -> its connection; absent: nobody is connected
 	waiting map[string]*waiting // id -> what it will get; absent: nothing
 	leaving map[string]*Client  // id -> its last connection, whose events still run; absent: they have returned
+
+	traffic traffic
 }
 
 // waiting is a queue with the timer of its earliest deadline.
@@ -58,8 +58,8 @@ type waiting struct {
 // traffic counts. Every shard has its own, so that connections on different
 // processors do not wait for each other's counting.
 type traffic struct {
+	relayed, held, expired, returned atomic.Uint64 // first, to be next to the lock: who counts these has it, or had
 	bytesIn, bytesOut                atomic.Uint64
-	relayed, held, expired, returned atomic.Uint64
 	dropped                          [numDropReasons]atomic.Uint64
 	_                                [64]byte // keeps the neighbours off the cache line
 }
