@@ -190,7 +190,7 @@ func wantHandshake(t *testing.T, query, key, id, token string) {
 		srv.ServeHTTP(w, r)
 		require.Equal(t, status, w.Code, w.Body)
 		require.Equal(t, wantAsked, asked)
-		_, no := srv.check(r, paramsOf(r))
+		_, no := srv.check(r, paramsOf(r), nil)
 		require.Equal(t, status == http.StatusNotImplemented, no == nil)
 		require.NoError(t, srv.Close())
 	}

@@ -272,7 +272,7 @@ func TestAStrangerCannotSlipIntoATakeover(t *testing.T) {
 		holder := stubClient(t, srv, "a", "its own")
 		heir := stubClient(t, srv, "a", "its own")
 		stranger := stubClient(t, srv, "a", "a stranger's")
-		claim := func(c *Client) *refusal { return srv.claim(t.Context(), func() {}, c) }
+		claim := func(c *Client) *refusal { return srv.claim(t.Context(), c) }
 		require.Nil(t, claim(holder))
 		require.True(t, holder.evict(heir, ReasonReplaced, nil)) // and the heir is about to be admitted
 		var no *refusal

@@ -123,8 +123,8 @@ type Options struct {
 	// Authenticate decides whether the client of request r may connect as id.
 	// It runs after the upgrade, so that a browser can read the answer, and
 	// before the id is touched. The context of r ends when the client goes,
-	// when HandshakeTimeout is over, when the server shuts down, and with the
-	// handshake. The user it returns is
+	// when HandshakeTimeout is over, when the server shuts down, and when
+	// Authenticate returns. The user it returns is
 	// [Client.User] for the life of the connection. A [Reject] is what the
 	// client reads; any other error is reported to OnError, and the client
 	// reads "Authentication failed". Compare secrets in constant time

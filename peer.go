@@ -452,19 +452,27 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, originAllow
 		return
 	}
 	defer s.work.done()
-
-	ctx, cancel := withTimeout(r.Context(), s.opts.HandshakeTimeout)
-	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
-	s.shake(w, r.WithContext(ctx), cancel)
+	s.shake(w, r)
 }
 
-// withTimeout is [context.WithTimeout] for a timeout of ours: if negative, there is none.
-func withTimeout(parent context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	if d < 0 {
+// limit returns a context for what may take long in a handshake that began at start:
+// it ends with parent, with the server, and when HandshakeTimeout is over. Most
+// handshakes need none.
+func (s *Server) limit(parent context.Context, start time.Time) (context.Context, context.CancelFunc) {
+	ctx, cancel := withDeadline(parent, start, s.opts.HandshakeTimeout)
+	stop := context.AfterFunc(s.ctx, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+// withDeadline is [context.WithDeadline] for a timeout of ours: if negative, there is none.
+func withDeadline(parent context.Context, start time.Time, timeout time.Duration) (context.Context, context.CancelFunc) {
+	if timeout < 0 {
 		return context.WithCancel(parent)
 	}
-	return context.WithTimeout(parent, d)
+	return context.WithDeadline(parent, start.Add(timeout))
 }
 
 // params are what a client says in the address of the socket.
@@ -487,12 +495,12 @@ func (s *Server) log(level slog.Level, msg string, attrs ...any) {
 }
 
 // shake makes a connection of a request, or answers why not.
-func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) {
+func (s *Server) shake(w http.ResponseWriter, r *http.Request) {
 	p := paramsOf(r)
 	var user any
 	var no *refusal
 	if s.opts.RejectBeforeUpgrade {
-		if user, no = s.check(r, p); no != nil {
+		if user, no = s.check(r, p, nil); no != nil {
 			s.count(p.id, no)
 			http.Error(w, no.reject.Message, no.status)
 			return
@@ -519,7 +527,7 @@ func (s *Server) shake(w http.ResponseWriter, r *http.Request, cancel func()) {
 			s.turnAway(c, no)
 		}
 	}()
-	if no = s.decide(r, p, cancel, c); no == nil {
+	if no = s.decide(r, p, c); no == nil {
 		s.accepted.Add(1)
 		s.work.fork()
 		s.announce(c)
@@ -549,22 +557,14 @@ func (s *Server) announce(c *Client) {
 }
 
 // decide checks the client and gets it its id.
-func (s *Server) decide(r *http.Request, p params, cancel func(), c *Client) (no *refusal) {
+func (s *Server) decide(r *http.Request, p params, c *Client) (no *refusal) {
 	if !s.opts.RejectBeforeUpgrade {
-		c.user, no = s.checkWatched(r, p, cancel, c)
+		c.user, no = s.check(r, p, c)
 	}
 	if no == nil {
-		no = s.claim(r.Context(), cancel, c)
+		no = s.claim(r.Context(), c)
 	}
 	return no
-}
-
-// checkWatched is check, which is cancelled if the client goes.
-func (s *Server) checkWatched(r *http.Request, p params, cancel func(), c *Client) (any, *refusal) {
-	if s.opts.Authenticate != nil {
-		defer c.wire.watch(cancel)()
-	}
-	return s.check(r, p)
 }
 
 func isUpgrade(r *http.Request) bool {
@@ -582,8 +582,9 @@ func hasToken(h http.Header, name, token string) bool {
 	return false
 }
 
-// check decides on everything that does not depend on who else is connected.
-func (s *Server) check(r *http.Request, p params) (user any, no *refusal) {
+// check decides on everything that does not depend on who else is connected. c is nil
+// before the upgrade.
+func (s *Server) check(r *http.Request, p params, c *Client) (user any, no *refusal) {
 	switch {
 	case p.id == "" || p.token == "" || p.key == "":
 		return nil, refuse(refusedParams, http.StatusBadRequest, TypeError, "No id, token, or key supplied to websocket server")
@@ -595,7 +596,18 @@ func (s *Server) check(r *http.Request, p params) (user any, no *refusal) {
 		return nil, refuse(refusedID, http.StatusBadRequest, TypeError, "The token is too long")
 	case s.opts.Authenticate == nil:
 		return nil, nil
+	case c == nil:
+		ctx, cancel := s.limit(r.Context(), time.Now())
+		defer cancel()
+		return s.authenticate(r.WithContext(ctx), p)
 	}
+	ctx, cancel := s.limit(r.Context(), c.wire.start)
+	defer cancel()
+	defer c.wire.watch(cancel)()
+	return s.authenticate(r.WithContext(ctx), p)
+}
+
+func (s *Server) authenticate(r *http.Request, p params) (user any, no *refusal) {
 	var err error
 	if panicked := guard(func() { user, err = s.opts.Authenticate(r, p.id, p.token) }); panicked != nil {
 		err = panicked
@@ -620,7 +632,7 @@ func (s *Server) check(r *http.Request, p params) (user any, no *refusal) {
 }
 
 // claim gets the id for c, or returns why it may not have it.
-func (s *Server) claim(ctx context.Context, cancel func(), c *Client) *refusal {
+func (s *Server) claim(ctx context.Context, c *Client) *refusal {
 	var replace *Client
 	for {
 		holder, err := s.realm.admit(c, replace)
@@ -640,11 +652,10 @@ func (s *Server) claim(ctx context.Context, cancel func(), c *Client) *refusal {
 		if holder.Reason() == 0 && !s.realm.mayReplace(holder, c) {
 			return refuse(refusedLimit, http.StatusServiceUnavailable, TypeError, "Server has reached its concurrent user limit")
 		}
-		if holder.Reason() == 0 && !s.evict(ctx, cancel, holder, c) {
-			if ctx.Err() != nil {
-				return refuse(refusedGone, 0, TypeError, "The handshake took too long")
+		if holder.Reason() == 0 {
+			if no := s.evict(ctx, holder, c); no != nil {
+				return no
 			}
-			return refuse(refusedTaken, http.StatusConflict, TypeIDTaken, "ID is taken")
 		}
 		if replace = nil; !holder.yieldsTo(c) {
 			holder.awaitHeir() // somebody else is about to have the id: ask again then
@@ -655,31 +666,36 @@ func (s *Server) claim(ctx context.Context, cancel func(), c *Client) *refusal {
 	}
 }
 
-// evict decides whether c may have the id that holder has, and if so ends holder.
-func (s *Server) evict(ctx context.Context, cancel func(), holder, c *Client) bool {
+// evict ends holder if c may have the id in its place, or returns why it may not.
+func (s *Server) evict(ctx context.Context, holder, c *Client) *refusal {
+	taken := refuse(refusedTaken, http.StatusConflict, TypeIDTaken, "ID is taken")
 	switch {
 	case equal(holder.token, c.token):
 		c.bar(holder.barred...)
 		if holder.evict(c, ReasonReplaced, nil) {
 			c.inherits = append(c.inherits, holder)
 		}
-		return true
+		return nil
 	case s.mayOverride(holder, c):
 		c.bar(holder.barred...)
 		c.bar(holder.token) // two devices that both reconnect by themselves must not take turns
 		last := notice(TypeOverride, "Your id was taken over by another connection")
 		holder.evict(c, ReasonOverridden, &last)
-		return true
+		return nil
 	case s.opts.ProbeAfter < 0 || s.opts.ProbeTimeout < 0 || holder.silence() <= s.opts.ProbeAfter:
-		return false
+		return taken
 	}
-	stop := c.wire.watch(cancel)
-	defer stop()
-	if s.answers(ctx, holder) {
-		return false
+	ctx, cancel := s.limit(ctx, c.wire.start)
+	defer cancel()
+	defer c.wire.watch(cancel)()
+	switch {
+	case !s.answers(ctx, holder):
+		holder.evict(c, ReasonUnresponsive, nil)
+		return nil
+	case ctx.Err() != nil:
+		return refuse(refusedGone, 0, TypeError, "The handshake took too long")
 	}
-	holder.evict(c, ReasonUnresponsive, nil)
-	return true
+	return taken
 }
 
 func (s *Server) mayOverride(holder, c *Client) (ok bool) {
@@ -808,13 +824,8 @@ func upgrade(w http.ResponseWriter, r *http.Request) (*wire, error) {
 		return nil, errors.New("a ResponseWriter around this handler has neither Hijack nor Unwrap")
 	}
 	h := &hijacker{ResponseWriter: w}
-	ws, err := accept(h, r)
-	if err != nil {
+	if _, err := accept(h, r); h.wire == nil {
 		return nil, err
-	}
-	h.wire.ws = ws
-	if h.wire.raw != nil {
-		h.wire.dismiss()
 	}
 	return h.wire, nil
 }
@@ -836,13 +847,20 @@ func canHijack(w http.ResponseWriter) bool {
 
 var errHijack = errors.New("hijacking failed")
 
-// A hijacker gives the library the connection through a [wire].
+// A hijacker has the library do a handshake, and then takes the connection for a
+// [wire]. The library is told that this failed, or it would make a connection of its
+// own, with a goroutine and buffers: a wire has one made when there is something to
+// read for it.
 type hijacker struct {
 	http.ResponseWriter
-	wire *wire
+	over bool  // the handshake is: what the library answers is no longer heard
+	wire *wire // nil if it failed
 }
 
+var errTaken = errors.New("the connection is taken")
+
 func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	h.over = true
 	ctl := http.NewResponseController(h.ResponseWriter)
 	ctl.Flush() // some frameworks keep the header back until they are told
 	conn, rw, err := ctl.Hijack()
@@ -851,7 +869,20 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
 	h.wire = newWire(conn, bytes.Clone(early))
-	return h.wire, h.wire.buffers(), nil
+	return nil, nil, errTaken
+}
+
+func (h *hijacker) WriteHeader(code int) {
+	if !h.over {
+		h.ResponseWriter.WriteHeader(code)
+	}
+}
+
+func (h *hijacker) Write(p []byte) (int, error) {
+	if h.over {
+		return len(p), nil
+	}
+	return h.ResponseWriter.Write(p)
 }
 
 // serve is the goroutine of a connection: it reads, and all further events are
@@ -1000,7 +1031,7 @@ func (s *Server) call(c *Client, f func()) bool {
 
 // fail reports an error. c may be nil.
 func (s *Server) fail(c *Client, err error) {
-	id := ""
+	id := loggable("")
 	if c != nil {
 		id = loggable(c.id)
 	}
@@ -1036,16 +1067,21 @@ func (s *Server) tell(c *Client, f func(*Client, error), err error) (panicked er
 	return panicked
 }
 
-// loggable returns an id as it can be shown to a terminal: what is not printable,
+// loggable is an id as it can be shown to a terminal: what is not printable,
 // bidirectional marks included, is escaped, as not every [slog.Handler] does.
-func loggable(id string) string {
+type loggable string
+
+func (l loggable) String() string {
 	const enough = 128 // bytes
-	id = id[:min(len(id), enough)]
+	id := string(l[:min(len(l), enough)])
 	if q := strconv.Quote(id); q[1:len(q)-1] != id {
 		return q
 	}
 	return id
 }
+
+// LogValue makes it a text for handlers that know more kinds than that.
+func (l loggable) LogValue() slog.Value { return slog.StringValue(l.String()) }
 
 // A bucket lets messages through at a rate. It is owned by one read loop.
 type bucket struct {
