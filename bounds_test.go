@@ -50,7 +50,7 @@ func TestAMessageMayBeAsLargeAsTheBound(t *testing.T) {
 }
 
 func TestAMessageMayBeOfAnySizeWithoutABound(t *testing.T) {
-	_, _, by, p := victims(t, Options{MaxMessageSize: -1})
+	_, _, by, p := victims(t, Options{MaxMessageSize: -1, MaxOutboxBytes: -1})
 	text, payload := offerOfSize("bob", 3*DefaultMaxMessageSize)
 	p.text(text)
 	by.b.wantOffer("mallory", payload)

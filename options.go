@@ -193,8 +193,9 @@ type Options struct {
 	MaxRoomsPerClient int
 
 	// MaxMessageSize bounds one message in bytes. Who sends a larger one is
-	// closed with 1009 ([ReasonMessageTooBig]). Default
-	// [DefaultMaxMessageSize]; negative means no bound.
+	// closed with 1009 ([ReasonMessageTooBig]). MaxOutboxBytes should be at least
+	// twice as much: behind a message that is larger than that, nothing may wait
+	// until it is written. Default [DefaultMaxMessageSize]; negative means no bound.
 	MaxMessageSize int
 
 	// MessageRate is how many messages a client may send per second in the long
