@@ -143,6 +143,54 @@ func TestASlowAuthenticationDelaysNobodyElse(t *testing.T) {
 	slow.wantRefused(TypeIDTaken, isTaken)
 }
 
+func TestAuthenticateIsCancelledByTheEndOfTheServer(t *testing.T) {
+	for _, before := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			asked := make(chan struct{})
+			r := newBubbleRig(t, Options{
+				HandshakeTimeout:    -1,
+				RejectBeforeUpgrade: before,
+				Authenticate: func(r *http.Request, id, token string) (any, error) {
+					close(asked)
+					<-r.Context().Done()
+					return nil, r.Context().Err()
+				},
+			})
+			p := r.rawOpen()
+			p.write([]byte(handshakeFor(socketTarget("a", "t"))))
+			if !before {
+				p.response()
+			}
+			<-asked
+			start := time.Now()
+			closeServer(t, r.srv)
+			require.LessOrEqual(t, time.Since(start), farewellTimeout+lingerTimeout)
+			p.conn.Close()
+		})
+	}
+}
+
+// There is one time for all: what Authenticate took is gone when the holder is asked.
+func TestAHandshakeHasOneTimeoutForAll(t *testing.T) {
+	const timeout, takes = 10 * time.Second, 8 * time.Second
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{
+			HandshakeTimeout: timeout, ProbeTimeout: timeout,
+			Authenticate: func(_ *http.Request, id, token string) (any, error) {
+				if token == "newcomer" {
+					time.Sleep(takes)
+				}
+				return nil, nil
+			},
+		})
+		r.hold("a", "holder")
+		time.Sleep(DefaultProbeAfter)
+		start := time.Now()
+		r.dial("a", "newcomer").wantRefused(TypeError, "The handshake took too long")
+		require.Equal(t, timeout, time.Since(start))
+	})
+}
+
 // A client that goes while the host thinks ends the context of its request,
 // however it goes and whatever it has said before.
 func TestAuthenticateIsCancelledWhenTheClientGoes(t *testing.T) {

@@ -237,7 +237,7 @@ func (c *Client) addLocked(p parcel) {
 	c.outbox = append(c.outbox, p)
 	c.bytes += len(p.frame)
 	if len(c.outbox) > len(c.room) { // it has moved out, and must not leave a message behind
-		clear(c.room[:])
+		c.room[0] = parcel{}
 	}
 }
 
@@ -508,12 +508,12 @@ func (c *Client) write() {
 		if c.wire.raw == nil {
 			c.inflight = 1 // a TLS write that has timed out cannot be taken up again
 		}
-		batch, partial := c.outbox[:c.inflight], c.partial
+		batch, first := c.outbox[:c.inflight], c.outbox[0].frame[c.partial:]
 		if c.limits.WriteTimeout > 0 {
 			c.wire.SetWriteDeadline(time.Now().Add(c.limits.WriteTimeout))
 		}
 		c.mu.Unlock()
-		n, err := c.writeBatch(batch, partial)
+		n, err := c.writeBatch(first, batch[1:])
 		c.mu.Lock()
 		c.writtenLocked(n)
 		late := errors.Is(err, os.ErrDeadlineExceeded)
@@ -546,29 +546,36 @@ func (c *Client) write() {
 	c.wire.SetWriteDeadline(time.Now().Add(farewellTimeout))
 	n, err := c.wire.Conn.Write(last)
 	c.traffic.bytesOut.Add(uint64(n))
-	// A browser fires its events when the stream ends, not when the frame comes.
-	parted := err == nil && !c.isOver() && c.wire.closeWrite()
+	// A browser fires its events when the stream ends, not when the frame comes, and
+	// hangUp may have to wait for events of the host.
+	parted := false
+	switch {
+	case err == nil && c.isOver():
+		c.wire.shut()
+	case err == nil:
+		parted = c.wire.closeWrite()
+	}
 	c.mu.Lock()
 	c.stuck, c.parted = err != nil, parted
 	c.mu.Unlock()
 }
 
-// isOver reports whether nothing more can come from a client that has ended: it has
-// said goodbye, and has no ping to answer. TLS has a goodbye of its own.
+// isOver reports whether there is nothing to wait for from a client that has ended: it
+// has said goodbye, and has no ping to answer. TLS has a goodbye of its own.
 func (c *Client) isOver() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.why == ReasonClientClosed && !c.pinged && !c.wire.sealed
 }
 
-func (c *Client) writeBatch(batch []parcel, partial int) (int64, error) {
-	if len(batch) == 1 {
-		n, err := c.wire.Conn.Write(batch[0].frame[partial:])
+func (c *Client) writeBatch(first []byte, more []parcel) (int64, error) {
+	if len(more) == 0 {
+		n, err := c.wire.Conn.Write(first)
 		return int64(n), err
 	}
 	pooled := batches.Get().(*net.Buffers)
-	bufs := append((*pooled)[:0], batch[0].frame[partial:])
-	for _, p := range batch[1:] {
+	bufs := append((*pooled)[:0], first)
+	for _, p := range more {
 		bufs = append(bufs, p.frame)
 	}
 	rest := bufs // WriteTo consumes the slice that it is called on
@@ -825,14 +832,14 @@ func (c *Client) reasonOf(err error) DisconnectReason {
 }
 
 // hangUp closes the socket of a client that has ended, after its last frames are
-// out. Unless nothing more can come, it first gives the other side a moment to read
+// out. Unless there is nothing to wait for, it first gives the other side a moment to read
 // them: closing a socket that has unread input resets it, and what is still on its
 // way is lost.
 func (c *Client) hangUp() {
 	c.writers.Wait()
 	c.wire.dismiss() // before a deadline is set, which it might still move
 	c.wire.unread = nil
-	c.wire.giveBack()
+	c.giveBack()
 	if !c.stuck && c.why != ReasonConnectionLost && !c.isOver() && (c.parted || c.wire.closeWrite()) {
 		c.wire.linger()
 	}

@@ -34,6 +34,25 @@ func TestNobodyWaitsForAClientThatSaidGoodbye(t *testing.T) {
 	t.Errorf("the server has waited for %v", took)
 }
 
+// A page sees its socket closed when the stream ends. That does not wait for what the
+// host does about it.
+func TestTheStreamEndsBeforeTheEvents(t *testing.T) {
+	r := newRig(t, Options{})
+	release := make(chan struct{})
+	r.srv.OnDisconnect(func(*Client, DisconnectReason) { <-release })
+	for name, end := range map[string]func(p *rawPeer){
+		"goodbye":        writing(rawCloseFrame(1000, "bye")),
+		"protocol error": writing(rawFrame(rawFin|rawCont, "")),
+		"removed":        func(p *rawPeer) { r.srv.Realm().RemoveClient(p.id) },
+	} {
+		p := r.rawConnect(name)
+		end(p)
+		p.skipToEnd()
+		p.conn.Close()
+	}
+	close(release)
+}
+
 // serving returns how many connections have a goroutine.
 func serving() int {
 	buf := make([]byte, 1<<20)
@@ -67,6 +86,7 @@ func TestAClientThatHasEndedHoldsNoBuffer(t *testing.T) {
 		"closed":              rawCloseFrame(1000, ""),
 		"closed, and more":    slices.Concat(rawCloseFrame(1000, ""), rawTextFrame(`{}`)),
 		"broken in a message": rawTextFrame(`{"type":"HEARTBEAT"}`)[:9],
+		"broken in fragments": rawFrame(rawText, strings.Repeat("x", 300<<10)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, Options{})
@@ -79,8 +99,26 @@ func TestAClientThatHasEndedHoldsNoBuffer(t *testing.T) {
 			closeServer(t, r.srv)
 			require.Nil(t, c.wire.buf)
 			require.Empty(t, c.wire.unread)
+			require.Nil(t, c.scratch)
 		})
 	}
+}
+
+// A message that lies in the client itself moves out when another one comes, also while
+// it is being written.
+func TestAMessageMayMoveWhileItsWriteWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{})
+		p := r.rawConnect("a")
+		synctest.Wait()
+		c := r.srv.Realm().Client("a")
+		require.NoError(t, c.Send(Message{Type: "A"}))
+		require.Len(t, c.outbox, 1)
+		require.NotNil(t, c.room[0].frame)
+		require.NoError(t, c.Send(Message{Type: "B"}))
+		p.want(`{"type":"A"}`)
+		p.want(`{"type":"B"}`)
+	})
 }
 
 // Neither an idle client holds a message nor one that has ended.

@@ -335,6 +335,40 @@ func TestMiddlewareWhoseHijackFails(t *testing.T) {
 	})
 }
 
+// What middleware sees after the handler is the upgrade and nothing of what the
+// library says afterwards.
+func TestMiddlewareSeesTheUpgrade(t *testing.T) {
+	srv := NewServer(Options{})
+	seen := make(chan *statusWriter, 1)
+	r := serveRig(t, srv, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sw := &statusWriter{ResponseWriter: w}
+		w.Header().Set("Content-Language", "de")
+		srv.ServeHTTP(sw, r)
+		seen <- sw
+	}))
+	p := r.rawOpen()
+	res := p.handshake("a")
+	require.Equal(t, "de", res.Header.Get("Content-Language"))
+	p.want(`{"type":"OPEN"}`)
+	sw := <-seen
+	require.Equal(t, []int{http.StatusSwitchingProtocols}, sw.codes)
+	require.Equal(t, "de", sw.Header().Get("Content-Language"))
+	require.Empty(t, sw.Header().Get("Content-Type"), "a socket has none")
+}
+
+// statusWriter is middleware for an access log.
+type statusWriter struct {
+	http.ResponseWriter
+	codes []int
+}
+
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *statusWriter) WriteHeader(code int) {
+	w.codes = append(w.codes, code)
+	w.ResponseWriter.WriteHeader(code)
+}
+
 func TestABrokenUpgradeIsRefused(t *testing.T) {
 	r := newRig(t, Options{})
 	rec := watch(r.srv)

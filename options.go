@@ -38,10 +38,11 @@ const (
 // afterwards has no effect. The zero value of every field is a good default,
 // which the field's comment states; a negative limit or timeout means none.
 //
-// A field that is a function decides something, except for the two system calls at
-// the end. It may be called by many connections at once, never runs under a lock, and
-// may be slow: it delays only the connection that it decides about. If it panics, that
-// counts as a refusal, and ends the connection if there is one.
+// A field that is a function decides something. It may be called by many
+// connections at once, never runs under a lock, and may be slow: it delays only
+// the connection that it decides about. If it panics, that counts as a refusal,
+// and ends the connection if there is one. ReadSocket and WriteSocket are no such
+// functions.
 type Options struct {
 	// Path is a prefix of the server's addresses below the place where it is
 	// mounted, as in PeerServer ("path"). Mounted at "/peerjs/" with Path
@@ -241,9 +242,9 @@ type Options struct {
 	//
 	// It is called by many connections at once. It may read less than there is, must
 	// not wait, and its error is one of package syscall: EAGAIN if there is nothing to
-	// read, EINTR to be called again; 0 without an error is the end of the stream. It
-	// is not used for TLS, for a connection that the host has wrapped, and on Windows.
-	// Default [syscall.Read].
+	// read, EINTR to be called again; 0 without an error is the end of the stream. A
+	// panic in it ends the process. It is not used for TLS, for a connection that the
+	// host has wrapped, and on Windows. Default [syscall.Read].
 	ReadSocket func(fd uintptr, p []byte) (n int, err error)
 
 	// WriteSocket is the same for writing, as far as that goes without waiting: what

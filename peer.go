@@ -872,6 +872,13 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return nil, nil, errTaken
 }
 
+func (h *hijacker) Header() http.Header {
+	if h.over {
+		return make(http.Header)
+	}
+	return h.ResponseWriter.Header()
+}
+
 func (h *hijacker) WriteHeader(code int) {
 	if !h.over {
 		h.ResponseWriter.WriteHeader(code)

@@ -166,3 +166,17 @@ func TestWhatComesDuringAnOverrideIsBounded(t *testing.T) {
 		p.conn.Close()
 	})
 }
+
+// TLS says goodbye after the close frame has been answered, and that must be read.
+func TestAClientOverTLSIsLeftToHangUp(t *testing.T) {
+	config := testCertificate()
+	synctest.Test(t, func(t *testing.T) {
+		r := newTLSBubbleRig(t, config, Options{})
+		p := r.rawConnect("a")
+		p.write(rawCloseFrame(1000, ""))
+		p.wantClose(1000)
+		synctest.Wait()
+		p.write(rawFrame(rawFin|rawPong, "")) // nobody has closed the connection
+		require.NoError(t, p.conn.Close())
+	})
+}
