@@ -54,15 +54,6 @@ type Client struct {
 	// Owned by the handshake.
 	inherits []*Client // connections of the same token that this one has ended
 
-	// Set when the client is admitted, before it is found by anybody.
-	previous *Client // the id's last connection, until its last event has returned
-
-	scratch *[]byte // owned by the reader: the buffer of a message that the library read
-
-	excused atomic.Int64   // when the reader was last held up: nanoseconds since wire.start
-	busy    atomic.Bool    // the reader is held up by the host or the rate limit
-	writers sync.WaitGroup // the goroutine of write, while there is one
-
 	mu                sync.Mutex       // guards the following; first what each message needs
 	outbox            []parcel         // accepted and not yet written whole, oldest first
 	bytes             int              // of the outbox
@@ -88,6 +79,15 @@ type Client struct {
 	ctx               context.Context  // made when somebody asks for it
 	cancel            context.CancelCauseFunc
 	alive             *time.Timer // nil: no alive timeout, or not admitted
+
+	// Set when the client is admitted, before it is found by anybody.
+	previous *Client // the id's last connection, until its last event has returned
+
+	scratch *[]byte // owned by the reader: the buffer of a message that the library read
+
+	excused atomic.Int64   // when the reader was last held up: nanoseconds since wire.start
+	busy    atomic.Bool    // the reader is held up by the host or the rate limit
+	writers sync.WaitGroup // the goroutine of write, while there is one
 }
 
 // newClient returns a client for a socket whose handshake is under way. It does not

@@ -16,20 +16,21 @@ import (
 type Realm struct {
 	limits *Options
 	seed   maphash.Seed
-	shards [numShards]shard
 	rooms  rooms
-
-	live      atomic.Int64 // clients, those that are being admitted included
-	peak      atomic.Int64
-	heldBytes atomic.Int64
-	told      atomic.Int64 // refused pairs
-
-	heldParcels atomic.Int64
-
-	timers sync.WaitGroup // expiry timers that are set or at work
 
 	addrMu sync.Mutex         // guards the following
 	addrs  map[netip.Addr]int // site -> its clients; absent: none. Only kept with ConcurrentLimitPerAddr
+
+	shards [numShards]shard
+
+	// Behind the shards, so as not to share a cache line with what only is read.
+	live        atomic.Int64 // clients, those that are being admitted included
+	peak        atomic.Int64
+	heldBytes   atomic.Int64
+	told        atomic.Int64 // refused pairs
+	heldParcels atomic.Int64
+
+	timers sync.WaitGroup // expiry timers that are set or at work
 }
 
 // numShards is how many locks the ids are spread over.
@@ -58,10 +59,10 @@ type waiting struct {
 // traffic counts. Every shard has its own, so that connections on different
 // processors do not wait for each other's counting.
 type traffic struct {
-	relayed, held, expired, returned atomic.Uint64 // first, to be next to the lock: who counts these has it, or had
+	relayed, held, expired, returned atomic.Uint64 // first, to be on the lock's cache line: who counts these has it, or had
 	bytesIn, bytesOut                atomic.Uint64
 	dropped                          [numDropReasons]atomic.Uint64
-	_                                [64]byte // keeps the neighbours off the cache line
+	_                                [104]byte // makes a shard 256 bytes, and keeps its neighbour off its cache lines
 }
 
 // A dropReason says why a message came to nothing.
