@@ -9,10 +9,10 @@ import (
 
 // The runtime is not told of these system calls. In a process that has been asleep,
 // the first one that it is told of wakes its monitor thread, which looks around for
-// 20 µs and goes back to sleep: more than half of what a heartbeat costs, and of what
-// a message costs while there are few. The monitor would take the processor from a
-// call that waits, but these do not wait, and from a goroutine that computes for
-// long, of which this program has none.
+// 20 µs and goes back to sleep: about half of what a heartbeat costs, and a quarter of
+// a message while there are few. The monitor is there to take the processor from a
+// call that waits, which these do not, and from a goroutine that computes for long,
+// of which this program has none.
 //
 // The detectors of races and of bad memory accesses have to see the calls. With them,
 // and on other systems, the server uses those of package syscall.
