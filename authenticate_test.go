@@ -369,3 +369,41 @@ func TestRejectBeforeUpgrade(t *testing.T) {
 		})
 	}
 }
+
+// A token may be a login that an identity provider has signed, with all its claims.
+func TestALongTokenReachesAuthenticate(t *testing.T) {
+	r := newRig(t, Options{
+		Authenticate:  func(_ *http.Request, _, token string) (any, error) { return len(token), nil },
+		AllowOverride: func(old, new *Client) bool { return true },
+	})
+	for i, n := range []int{1025, 1651, 4096, DefaultMaxTokenBytes} {
+		token := strings.Repeat("t", n)
+		p := r.dial(fmt.Sprint("peer", i), token)
+		p.wantOpen()
+		c := r.srv.Realm().Client(p.id)
+		require.Equal(t, n, c.User())
+		require.Equal(t, token, c.Token())
+		r.dial(p.id, "another").wantOpen()
+		require.Equal(t, []tokenHash{hashOf(token)}, r.srv.Realm().Client(p.id).barred)
+		p.wantFrameOfType(TypeOverride)
+		p = r.dial(p.id, token) // barred, however long it is
+		p.wantRefused(TypeIDTaken, isTaken)
+	}
+}
+
+func TestTheBoundOnATokenIsAnOption(t *testing.T) {
+	const tooLong = "The token is too long"
+	for _, c := range []struct{ max, takes, refuses int }{{0, 8 << 10, 8<<10 + 1}, {100, 100, 101}, {-1, 100_000, 0}} {
+		r := newRig(t, Options{MaxTokenBytes: c.max})
+		r.dial("a", strings.Repeat("t", c.takes)).wantOpen()
+		if c.refuses > 0 {
+			r.dial("b", strings.Repeat("t", c.refuses)).wantRefused(TypeError, tooLong)
+		}
+	}
+}
+
+// wantFrameOfType wants the next frame to be a message of this type.
+func (p *testPeer) wantFrameOfType(t MessageType) {
+	p.t.Helper()
+	require.Contains(p.t, p.next(), fmt.Sprintf(`{"type":%q`, t))
+}

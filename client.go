@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
@@ -48,8 +49,8 @@ type Client struct {
 	limits  *Options
 	traffic *traffic
 	wire    *wire
-	ended   func()   // called once it has ended and no write is under way, unless a newcomer has evicted it
-	barred  []string // tokens that were overridden and may not take the id back
+	ended   func()      // called once it has ended and no write is under way, unless a newcomer has evicted it
+	barred  []tokenHash // of tokens that were overridden and may not take the id back
 
 	// Owned by the handshake.
 	inherits []*Client // connections of the same token that this one has ended
@@ -133,10 +134,17 @@ func (c *Client) Reason() DisconnectReason {
 // maxBarred bounds how many tokens a connection remembers to keep out.
 const maxBarred = 32
 
+// A tokenHash stands for a token that is remembered longer than its connection: a
+// token can have kilobytes.
+type tokenHash [sha256.Size]byte
+
+func hashOf(token string) tokenHash { return sha256.Sum256([]byte(token)) }
+
 // bar keeps other tokens from overriding this connection.
-func (c *Client) bar(tokens ...string) {
+func (c *Client) bar(tokens ...tokenHash) {
+	own := hashOf(c.token)
 	for _, t := range tokens {
-		if !equal(t, c.token) && !c.bars(t) {
+		if t != own && !slices.Contains(c.barred, t) {
 			c.barred = append(c.barred, t)
 		}
 	}
@@ -144,7 +152,7 @@ func (c *Client) bar(tokens ...string) {
 }
 
 func (c *Client) bars(token string) bool {
-	return slices.ContainsFunc(c.barred, func(t string) bool { return equal(t, token) })
+	return len(c.barred) > 0 && slices.Contains(c.barred, hashOf(token))
 }
 
 // equal compares secrets in constant time.
@@ -650,8 +658,13 @@ func (c *Client) silence() time.Duration {
 	return time.Since(c.wire.start) - time.Duration(max(c.wire.seen.Load(), c.excused.Load()))
 }
 
-// holdUp runs f, during which the client is not read and not blamed for it.
+// holdUp runs f, during which the client is not read and not blamed for it. A nil
+// client is not connected yet.
 func (c *Client) holdUp(f func()) {
+	if c == nil {
+		f()
+		return
+	}
 	c.busy.Store(true)
 	defer func() {
 		c.excused.Store(int64(time.Since(c.wire.start)))

@@ -9,7 +9,9 @@ import (
 
 // Errors that callers can test with [errors.Is].
 var (
-	// ErrNotConnected is returned by sends to an id or connection that is gone.
+	// ErrNotConnected is returned by sends to an id or connection that is gone. It
+	// is wrapped by the error that OnError gets for a client's message of one of
+	// [Options.RelayTypes] to an id that is not connected.
 	ErrNotConnected = errors.New("peer: not connected")
 
 	// ErrSlowConsumer is returned by a send that overflowed the client's outbox.
@@ -22,8 +24,23 @@ var (
 	ErrInEvent = errors.New("peer: closing, but called from inside an event that cannot be waited for")
 
 	// ErrPanic is wrapped by the error that OnError gets when a function of the
-	// host has panicked.
+	// host has panicked, or has ended its goroutine ([runtime.Goexit], which
+	// [testing.T.FailNow] calls).
 	ErrPanic = errors.New("peer: panic in a function of the host")
+
+	// ErrUnknownType is wrapped by the error that OnError gets for a message that
+	// is not relayed because of its type: the type is neither one of the protocol
+	// nor in [Options.RelayTypes] or [Options.HoldTypes]. It is not reported while
+	// a function of OnMessage is registered, which may handle types of its own.
+	ErrUnknownType = errors.New("peer: unknown message type")
+
+	// ErrNoDestination is wrapped by the error that OnError gets for a message of
+	// a type that is relayed, but without a destination.
+	ErrNoDestination = errors.New("peer: message without a destination")
+
+	// ErrJoinNotAllowed is wrapped by the error that OnError gets for a
+	// [TypeRoomJoin] or [TypeRoomLeave] while [Options.AllowJoin] is nil.
+	ErrJoinNotAllowed = errors.New("peer: clients may not join rooms by themselves")
 )
 
 // A DisconnectReason says why a connection ended. It is also an error, the
@@ -72,7 +89,9 @@ const (
 	CloseOverridden = 4001
 	// CloseReplaced: the peer itself has connected again.
 	CloseReplaced = 4002
-	// CloseUnresponsive: the client did not answer a ping in time.
+	// CloseUnresponsive: the client did not answer a ping in time, either because
+	// another client asked for its id ([ReasonUnresponsive]) or because it was silent
+	// for [Options.AliveTimeout] ([ReasonAliveTimeout]).
 	CloseUnresponsive = 4003
 	// CloseRemoved: the application has removed the client.
 	CloseRemoved = 4004
@@ -146,11 +165,18 @@ func (s *Server) OnDisconnect(f func(c *Client, why DisconnectReason)) { s.event
 // events.
 func (s *Server) OnMessage(f func(c *Client, m Message)) { s.events.message.add(f) }
 
-// OnError registers a function that is called for what went wrong without being
-// anybody else's to handle: a frame that is not a message ([ErrBadMessage]), an
-// error of Authenticate, Authorize or GenerateClientID that is not a [Reject], a
-// panic of the host ([ErrPanic]). c is nil if no client is connected yet. See
-// [Server.OnConnection] for what holds for all events of a client.
+// OnError registers a function that is called once for each thing that went wrong:
+//
+//   - a message that the server drops because of a mistake of the client that sent
+//     it: [ErrBadMessage], [ErrUnknownType], [ErrNoDestination], [ErrJoinNotAllowed],
+//     or [ErrNotConnected] for a type that does not wait for an absent id. The text
+//     names the option that decides;
+//   - an error of Authenticate, Authorize, AllowJoin or GenerateClientID that is not
+//     a [Reject];
+//   - a panic in a function of the host ([ErrPanic]).
+//
+// c is nil if no client is connected yet. See [Server.OnConnection] for what holds
+// for all events of a client.
 func (s *Server) OnError(f func(c *Client, err error)) { s.events.error.add(f) }
 
 type events struct {
@@ -181,7 +207,25 @@ func (l *listeners[F]) get() []F {
 	return nil
 }
 
-// guard calls f, a function of the host, and returns its panic as an error.
+// forEach calls do with the numbers from i to n-1, in order, also with those that come
+// after one for which do has ended the goroutine.
+func forEach(i, n int, do func(i int)) {
+	defer func() {
+		if i < n {
+			forEach(i, n, do)
+		}
+	}()
+	for i < n {
+		i++
+		do(i - 1)
+	}
+}
+
+// errGoexit is the error of a function of the host that has ended its goroutine.
+var errGoexit = fmt.Errorf("%w: it has ended its goroutine (runtime.Goexit)", ErrPanic)
+
+// guard calls f, a function of the host, and returns its panic as an error. It does not
+// return if f ends the goroutine.
 //
 //go:noinline
 func guard(f func()) (err error) {

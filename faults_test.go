@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -177,6 +178,122 @@ func TestAHookThatEndsItsGoroutineEndsThatConnectionOnly(t *testing.T) {
 			hr.settle(t)
 			if h.endsMallory() {
 				require.Contains(t, hr.rec.all(), "-mallory internal error")
+			}
+		})
+	}
+}
+
+// What one of several functions of an event does to its goroutine is nothing to the others.
+func TestEveryFunctionOfAnEventRuns(t *testing.T) {
+	for name, fail := range map[string]func(){
+		"runtime.Goexit": runtime.Goexit,
+		"panic":          func() { panic("of the host") },
+	} {
+		for _, h := range []hook{hookConnection, hookMessage, hookDisconnect, hookError} {
+			t.Run(name+" in "+string(h), func(t *testing.T) {
+				srv := NewServer(Options{})
+				var mu sync.Mutex
+				calls := make(map[string]int)
+				function := func(at hook, i int) {
+					mu.Lock()
+					calls[fmt.Sprint(at, " ", i)]++
+					first := calls[fmt.Sprint(at, " ", i)] == 1
+					mu.Unlock()
+					if at == h && i%2 == 1 && first {
+						fail()
+					}
+				}
+				var errs []error
+				for i := range 5 {
+					srv.OnConnection(func(*Client) { function(hookConnection, i) })
+					srv.OnMessage(func(*Client, Message) { function(hookMessage, i) })
+					srv.OnDisconnect(func(*Client, DisconnectReason) { function(hookDisconnect, i) })
+					srv.OnError(func(c *Client, err error) {
+						if i == 0 {
+							mu.Lock()
+							errs = append(errs, err)
+							mu.Unlock()
+						}
+						if errors.Is(err, ErrBadMessage) {
+							function(hookError, i)
+						}
+					})
+				}
+				r := serveRig(t, srv, nil)
+				p := r.rawOpen()
+				p.upgrade("mallory")
+				p.tryWrite(rawTextFrame(`{"type":"HEARTBEAT"}`))
+				p.tryWrite(rawTextFrame(`no message`))
+				p.tryWrite(rawCloseFrame(1000, ""))
+				p.skipToEnd()
+				closeServer(t, srv)
+				wantNoGoroutines(t)
+				want := map[string]int{}
+				for i := range 5 {
+					want[fmt.Sprint(hookConnection, " ", i)] = 1
+					want[fmt.Sprint(hookDisconnect, " ", i)] = 1
+					if h != hookConnection { // else it is not read any more
+						want[fmt.Sprint(hookMessage, " ", i)] = 1
+					}
+					if h != hookConnection && h != hookMessage {
+						want[fmt.Sprint(hookError, " ", i)] = 1
+					}
+				}
+				require.Equal(t, want, calls)
+				failures := 0
+				for _, err := range errs {
+					if errors.Is(err, ErrPanic) {
+						failures++
+					}
+				}
+				require.Equal(t, 2, failures, "%v", errs)
+			})
+		}
+	}
+}
+
+// A decision that ends its goroutine is a refusal, and OnError learns of it.
+func TestADecisionThatEndsItsGoroutineIsReported(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		opts Options
+		ask  func(r *rig)
+	}{
+		{"Authenticate", Options{Authenticate: func(*http.Request, string, string) (any, error) { runtime.Goexit(); return nil, nil }},
+			func(r *rig) { r.dial("mallory", "t").wantRefused(TypeError, "Internal error") }},
+		{"ValidID", Options{ValidID: func(string) bool { runtime.Goexit(); return true }},
+			func(r *rig) { r.dial("mallory", "t").wantRefused(TypeError, "Internal error") }},
+		{"AllowOverride", Options{AllowOverride: func(_, _ *Client) bool { runtime.Goexit(); return true }}, func(r *rig) {
+			a := r.connect("mallory")
+			r.dial("mallory", "t").wantRefused(TypeError, "Internal error")
+			a.offer("mallory", "1") // the holder stays
+			a.wantOffer("mallory", "1")
+			a.close()
+		}},
+		{"Authenticate before the upgrade", Options{RejectBeforeUpgrade: true, Authenticate: func(*http.Request, string, string) (any, error) { runtime.Goexit(); return nil, nil }},
+			func(r *rig) {
+				_, _, err := r.tryDial(r.socketURL("/", "mallory", "t"), nil)
+				require.Error(r.t, err)
+			}},
+		{"GenerateClientID", Options{GenerateClientID: func(*http.Request) (string, error) { runtime.Goexit(); return "", nil }},
+			func(r *rig) {
+				res, err := r.http().Get(r.url + "/peerjs/id")
+				if err == nil {
+					res.Body.Close()
+				}
+			}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, c.opts)
+			errs := make(chan error, 10)
+			r.srv.OnError(func(_ *Client, err error) { errs <- err })
+			c.ask(r)
+			require.ErrorIs(t, <-errs, ErrPanic)
+			closeServer(t, r.srv)
+			require.Empty(t, errs)
+			wantNoGoroutines(t)
+			if c.name != "GenerateClientID" {
+				require.EqualValues(t, 1, r.srv.Stats().Refused["authentication"])
 			}
 		})
 	}

@@ -141,7 +141,7 @@ func FuzzHandshakeQuery(f *testing.F) {
 		"key=PEERJS&id=a&token=t", "key=other&id=a&token=t", "KEY=peerjs&ID=a&TOKEN=t", "key=peerjs&id=a&id=b&token=t&token=u", "key=x&key=peerjs&id=a&token=t", "id=&id=a&key=peerjs&token=t",
 		"key=peerjs&id=+a+&token=t", "key=peerjs&id=%20a%20&token=t", "key=peerjs&id=%00&token=t", "key=peerjs&id=%7f&token=t", "key=peerjs&id=%ff&token=%ff", "key=peerjs&id=%C2%85&token=t",
 		"key=peerjs&id=%D0%91%D0%BE%D0%B1&token=t", "key=peerjs&id=%f0%9f%98%80&token=t", "key=peerjs&id=a%2Fb%3Fc&token=t", "key=peerjs&id=%zz&token=t", "key=peerjs&id=a;b&token=t", "key=peerjs;id=a;token=t",
-		"key=peerjs&id=" + strings.Repeat("a", 1024) + "&token=t", "key=peerjs&id=" + strings.Repeat("a", 1025) + "&token=t", "key=peerjs&id=a&token=" + strings.Repeat("t", 1024), "key=peerjs&id=a&token=" + strings.Repeat("t", 1025),
+		"key=peerjs&id=" + strings.Repeat("a", 1024) + "&token=t", "key=peerjs&id=" + strings.Repeat("a", 1025) + "&token=t", "key=peerjs&id=a&token=" + strings.Repeat("t", 8192), "key=peerjs&id=a&token=" + strings.Repeat("t", 8193),
 		"Боб", "a-b_c d", "a--b", "-a", "\x00", "\xff", "a\nb", "%41", "&id=a", "#", "a&b=c&d",
 	} {
 		f.Add(seed)
@@ -181,7 +181,7 @@ func wantHandshake(t *testing.T, query, key, id, token string) {
 			status = http.StatusBadRequest
 		case key != "peerjs":
 			status = http.StatusUnauthorized
-		case !rule.valid || len(token) > 1024:
+		case !rule.valid || len(token) > 8192:
 			status = http.StatusBadRequest
 		default:
 			wantAsked = []string{id, token}

@@ -48,7 +48,7 @@ var refusals = []struct {
 	{"id of 1,025 bytes", "key=peerjs&token=t&id=" + strings.Repeat("x", 1025), badID, 400, "invalid id"},
 	{"id of 1,025 bytes in 513 letters", "key=peerjs&token=t&id=x" + strings.Repeat("%C3%BC", 512), badID, 400, "invalid id"},
 
-	{"token of 1,025 bytes", "key=peerjs&id=a&token=" + strings.Repeat("x", 1025), "The token is too long", 400, "invalid id"},
+	{"token of 8,193 bytes", "key=peerjs&id=a&token=" + strings.Repeat("x", 8<<10+1), "The token is too long", 400, "invalid id"},
 }
 
 const (

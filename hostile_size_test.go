@@ -73,8 +73,10 @@ func TestWhatIsNoMessageIsDroppedAndNothingElseHappens(t *testing.T) {
 			p.text(s)
 			assert.Contains(t, rec.last(t, 4+i), ErrBadMessage.Error(), "%.80q", s)
 		}
-		for _, s := range notRelayed {
+		for i, s := range notRelayed {
 			p.text(s)
+			last := rec.last(t, 4+len(notMessages)+i)
+			assert.True(t, strings.Contains(last, ErrUnknownType.Error()) || strings.Contains(last, ErrNoDestination.Error()), "%.80q: %s", s, last)
 		}
 		for _, s := range relayed {
 			p.text(s[0])
@@ -82,7 +84,7 @@ func TestWhatIsNoMessageIsDroppedAndNothingElseHappens(t *testing.T) {
 		}
 	})
 	require.Less(t, cost, uint64(16*size))
-	require.Len(t, rec.all(), 3+len(notMessages))
+	require.Len(t, rec.all(), 3+len(notMessages)+len(notRelayed))
 	st := r.srv.Stats()
 	require.EqualValues(t, len(notMessages), st.Dropped["bad message"])
 	require.EqualValues(t, len(notRelayed), st.Dropped["unknown type"])

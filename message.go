@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -87,8 +88,16 @@ func quote(s string) string {
 	if isPlain(s) {
 		return `"` + s + `"`
 	}
-	b, _ := json.Marshal(s) // a string always marshals
-	return string(b)
+	return string(appendQuoted(nil, s))
+}
+
+// appendQuoted appends s as a JSON string.
+func appendQuoted(b []byte, s string) []byte {
+	if isPlain(s) {
+		return append(append(append(b, '"'), s...), '"')
+	}
+	quoted, _ := json.Marshal(s) // a string always marshals
+	return append(b, quoted...)
 }
 
 // isPlain reports whether s is its own JSON: ASCII that [json.Marshal] escapes nothing
@@ -119,38 +128,30 @@ type envelope struct {
 // and its bytes must arrive as they were (numbers past 2^53, lone surrogates,
 // duplicate keys).
 func (e *envelope) decode(data []byte) error {
-	s := scanner{data: data}
-	if s.space(); !s.eat('{') {
-		return fmt.Errorf("%w: not a JSON object", ErrBadMessage)
+	o := object{scanner: scanner{data: data}}
+	for o.next() {
+		e.set(o.name, o.value)
 	}
-	s.space()
-	for more := !s.eat('}'); more; {
-		s.space()
-		name, ok := s.token((*scanner).str)
-		if s.space(); !ok || !s.eat(':') {
-			return s.bad()
-		}
-		s.space()
-		value, ok := s.field()
-		if !ok {
-			return s.bad()
-		}
-		e.set(unquote(name), value)
-		s.space()
-		if more = s.eat(','); !more && !s.eat('}') {
-			return s.bad()
-		}
+	if o.err != nil {
+		return o.err
 	}
-	if !s.end() {
-		return s.bad()
+	if !o.end() {
+		return o.bad()
 	}
 	e.resolve()
 	return nil
 }
 
-// set notes the value of one field; of duplicates the last one wins.
+// set notes the value of one field; of duplicates the last one wins. The name is a
+// JSON string. Escapes in it cost no allocation, and a name that is too long for one
+// of the three, however it is spelled, is not even decoded.
 func (e *envelope) set(name, value []byte) {
-	switch string(name) {
+	const longest = len(`"\u0070\u0061\u0079\u006c\u006f\u0061\u0064"`)
+	var buf [longest]byte
+	if len(name) > longest {
+		return
+	}
+	switch string(appendUnquoted(buf[:0], name)) {
 	case "type":
 		e.rawType = value
 	case "dst":
@@ -193,6 +194,10 @@ func intern(b []byte) MessageType {
 		return TypeLeave
 	case string(TypeExpire):
 		return TypeExpire
+	case string(TypeRoomJoin):
+		return TypeRoomJoin
+	case string(TypeRoomLeave):
+		return TypeRoomLeave
 	}
 	return MessageType(b)
 }
@@ -231,9 +236,56 @@ func unquote(raw []byte) []byte {
 	if bytes.IndexByte(raw, '\\') < 0 {
 		return raw[1 : len(raw)-1]
 	}
-	var s string
-	_ = json.Unmarshal(raw, &s) // cannot fail: the grammar has been checked
-	return []byte(s)
+	return appendUnquoted(make([]byte, 0, len(raw)), raw)
+}
+
+// appendUnquoted appends the value of a JSON string that the scanner has accepted. A
+// surrogate without its other half becomes U+FFFD, as with [json.Unmarshal].
+func appendUnquoted(b, raw []byte) []byte {
+	raw = raw[1 : len(raw)-1]
+	for len(raw) > 0 {
+		plain := bytes.IndexByte(raw, '\\')
+		if plain < 0 {
+			return append(b, raw...)
+		}
+		b = append(b, raw[:plain]...)
+		raw = raw[plain:]
+		if raw[1] != 'u' {
+			b = append(b, unescaped[raw[1]])
+			raw = raw[2:]
+			continue
+		}
+		r := codeUnit(raw)
+		raw = raw[6:]
+		if utf16.IsSurrogate(r) {
+			pair := rune(utf8.RuneError)
+			if len(raw) >= 6 && raw[0] == '\\' && raw[1] == 'u' {
+				pair = utf16.DecodeRune(r, codeUnit(raw))
+			}
+			if r = pair; r != utf8.RuneError {
+				raw = raw[6:]
+			}
+		}
+		b = utf8.AppendRune(b, r)
+	}
+	return b
+}
+
+// unescaped is what the letter of an escape stands for.
+var unescaped = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
+
+// codeUnit returns the UTF-16 code unit of the escape \uXXXX that b begins with.
+func codeUnit(b []byte) (r rune) {
+	for _, c := range b[2:6] {
+		switch {
+		case c <= '9':
+			c -= '0'
+		default:
+			c = c | 0x20 - 'a' + 10
+		}
+		r = r<<4 | rune(c)
+	}
+	return r
 }
 
 // A scanner checks JSON against the grammar of RFC 8259. It is written by hand
@@ -244,8 +296,74 @@ type scanner struct {
 	i    int // what lies before it is accepted
 }
 
-func (s *scanner) bad() error {
-	return fmt.Errorf("%w: invalid JSON near byte %d", ErrBadMessage, s.i)
+func (s *scanner) bad() error { return syntaxError{s.i} }
+
+// A syntaxError says where a message stops being JSON. Its text is made only when it is
+// asked for.
+type syntaxError struct{ at int }
+
+func (e syntaxError) Error() string {
+	return fmt.Sprintf("%v: invalid JSON near byte %d", ErrBadMessage, e.at)
+}
+
+func (e syntaxError) Unwrap() error { return ErrBadMessage }
+
+var errNotAnObject = fmt.Errorf("%w: not a JSON object", ErrBadMessage)
+
+// An object scans the fields of a JSON object one by one.
+type object struct {
+	scanner
+	begun       bool
+	name, value []byte // of the current field; the name is a JSON string
+	err         error  // of the grammar
+}
+
+// next scans a field and reports whether there is one. After the last one, and its
+// closing brace, err is nil.
+func (o *object) next() bool {
+	o.space()
+	switch {
+	case !o.begun:
+		o.begun = true
+		if !o.eat('{') {
+			o.err = errNotAnObject
+			return false
+		}
+		if o.space(); o.eat('}') {
+			return false
+		}
+	case o.eat('}'):
+		return false
+	case !o.eat(','):
+		o.err = o.bad()
+		return false
+	}
+	o.space()
+	var ok bool
+	if o.name, ok = o.token((*scanner).str); ok {
+		if o.space(); o.eat(':') {
+			o.space()
+			if o.value, ok = o.field(); ok {
+				return true
+			}
+		}
+	}
+	o.err = o.bad()
+	return false
+}
+
+// stringField returns the text of a field of an object; of duplicates the last one
+// counts. ok is false if data is no object, or the field is missing or no string.
+func stringField(data []byte, name string) (text string, ok bool) {
+	o := object{scanner: scanner{data: data}}
+	for o.next() {
+		if string(unquote(o.name)) == name {
+			if ok = o.value[0] == '"'; ok {
+				text = string(unquote(o.value))
+			}
+		}
+	}
+	return text, ok && o.err == nil
 }
 
 // token returns what scan accepts at the current place.

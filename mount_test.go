@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -245,6 +246,26 @@ func TestTheSocketAddressAsksForAnUpgrade(t *testing.T) {
 	require.Zero(t, r.srv.Realm().Len())
 }
 
+// Connection-specific fields make an answer over HTTP/2 malformed.
+func TestTheSocketAddressOverHTTP2(t *testing.T) {
+	srv := NewServer(Options{})
+	ts := httptest.NewUnstartedServer(srv)
+	ts.EnableHTTP2 = true
+	ts.StartTLS()
+	defer ts.Close()
+	defer srv.Close()
+	res, err := ts.Client().Get(ts.URL + "/peerjs?key=peerjs&id=a&token=t")
+	require.NoError(t, err)
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Equal(t, "HTTP/2.0 426", fmt.Sprint(res.Proto, " ", res.StatusCode))
+	require.Contains(t, string(body), "WebSocket")
+	for _, name := range []string{"Upgrade", "Connection", "Keep-Alive", "Transfer-Encoding"} {
+		require.Empty(t, res.Header.Values(name), name)
+	}
+}
+
 func TestKeysAreEscapedInAddresses(t *testing.T) {
 	const key = `my kéy "ü" 🔑`
 	r := newRig(t, Options{Key: key, AllowDiscovery: true})
@@ -321,39 +342,110 @@ func TestMiddlewareWhoseHijackFails(t *testing.T) {
 		srv := NewServer(Options{})
 		rec := watch(srv)
 		r := serveBubbleRig(t, srv, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Language", "de")
 			srv.ServeHTTP(brokenHijacker{w}, r)
 		}))
-		if p, _, err := r.tryDial(r.socketURL("/", "a", "t"), nil); err == nil {
-			select {
-			case <-p.ended:
-			case <-time.After(time.Minute):
-				t.Error("the client was told that it has a socket, and nothing more")
-			}
+		p := r.rawOpen()
+		res := p.handshake("a")
+		require.Equal(t, 501, res.StatusCode)
+		require.Equal(t, "de", res.Header.Get("Content-Language"))
+		require.Equal(t, "text/plain; charset=utf-8", res.Header.Get("Content-Type"))
+		for _, name := range []string{"Upgrade", "Connection", "Sec-WebSocket-Accept"} {
+			require.Empty(t, res.Header.Get(name), name)
 		}
 		require.Empty(t, rec.all())
 		require.EqualValues(t, 1, srv.Stats().Refused["bad upgrade"])
 	})
 }
 
-// What middleware sees after the handler is the upgrade and nothing of what the
-// library says afterwards.
-func TestMiddlewareSeesTheUpgrade(t *testing.T) {
+// holding is middleware that holds the status back until it knows the body, as those do
+// that compress. What is flushed before that is nothing.
+type holding struct {
+	http.ResponseWriter
+	code int
+}
+
+func (w *holding) WriteHeader(code int) { w.code = code }
+func (w *holding) Flush()               {}
+func (w *holding) Write(p []byte) (int, error) {
+	if w.code != 0 {
+		w.ResponseWriter.WriteHeader(w.code)
+		w.code = 0
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *holding) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.ResponseWriter.(http.Hijacker).Hijack()
+}
+
+func TestMiddlewareThatHoldsTheStatusBack(t *testing.T) {
+	srv := NewServer(Options{})
+	r := serveRig(t, srv, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := &holding{ResponseWriter: w}
+		srv.ServeHTTP(h, r)
+		if h.code != 0 {
+			w.WriteHeader(h.code)
+		}
+	}))
+	wantIntroduced(r.connect("alice"), r.connect("bob"))
+	p := r.rawOpen()
+	p.write([]byte(strings.Replace(handshakeFor(socketTarget("carol", "t")), "Version: 13", "Version: 12", 1)))
+	res := p.response()
+	require.Equal(t, 400, res.StatusCode, "the library's refusal goes the way of every answer")
+	require.Equal(t, "13", res.Header.Get("Sec-WebSocket-Version"))
+}
+
+// The answer to a handshake has the fields that the host and its middleware have set, but
+// none about a body, and it goes past middleware, which would interpret it.
+func TestTheUpgradeHasTheFieldsOfTheHost(t *testing.T) {
 	srv := NewServer(Options{})
 	seen := make(chan *statusWriter, 1)
 	r := serveRig(t, srv, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		sw := &statusWriter{ResponseWriter: w}
-		w.Header().Set("Content-Language", "de")
+		h := w.Header()
+		h.Set("X-Request-Id", "7")
+		h.Set("X-Break", "a\r\nInjected: b")
+		h.Set("Content-Type", "text/html")
+		h.Set("Content-Length", "5")
+		h.Set("Content-Encoding", "gzip")
+		h.Set("Transfer-Encoding", "chunked")
+		h.Set("Connection", "close")
+		http.SetCookie(w, &http.Cookie{Name: "a", Value: "1"})
+		http.SetCookie(w, &http.Cookie{Name: "b", Value: "2"})
 		srv.ServeHTTP(sw, r)
 		seen <- sw
 	}))
 	p := r.rawOpen()
 	res := p.handshake("a")
-	require.Equal(t, "de", res.Header.Get("Content-Language"))
+	require.Equal(t, "HTTP/1.1 101 Switching Protocols", res.Proto+" "+res.Status)
+	res.Header.Del("Vary") // of CORS
+	require.Equal(t, http.Header{
+		"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Accept": {"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="},
+		"X-Request-Id": {"7"}, "X-Break": {"a  Injected: b"}, "Set-Cookie": {"a=1", "b=2"},
+	}, res.Header)
 	p.want(`{"type":"OPEN"}`)
 	sw := <-seen
-	require.Equal(t, []int{http.StatusSwitchingProtocols}, sw.codes)
-	require.Equal(t, "de", sw.Header().Get("Content-Language"))
-	require.Empty(t, sw.Header().Get("Content-Type"), "a socket has none")
+	require.Empty(t, sw.codes, "middleware sees no status")
+	require.Equal(t, "text/html", sw.Header().Get("Content-Type"), "its header stays as it was")
+	require.Empty(t, sw.Header().Get("Sec-WebSocket-Accept"))
+}
+
+// A client that does not read delays its own handshake only, and that not for ever.
+func TestTheAnswerToAHandshakeIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{})
+		p := r.rawOpen()
+		start := time.Now()
+		p.write([]byte(handshakeFor(socketTarget("a", "t")))) // a pipe takes nothing that nobody reads
+		synctest.Wait()
+		require.Zero(t, r.srv.Stats().Refused["bad upgrade"])
+		time.Sleep(DefaultWriteTimeout + time.Second)
+		synctest.Wait()
+		require.EqualValues(t, 1, r.srv.Stats().Refused["bad upgrade"])
+		p.wantGone()
+		require.Equal(t, DefaultWriteTimeout+time.Second, time.Since(start))
+	})
 }
 
 // statusWriter is middleware for an access log.

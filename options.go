@@ -24,6 +24,7 @@ const (
 
 	DefaultConcurrentLimit       = 5000
 	DefaultMaxMessageSize        = 1 << 20
+	DefaultMaxTokenBytes         = 8 << 10
 	DefaultMaxOutboxMessages     = 1024
 	DefaultMaxOutboxBytes        = 2 << 20
 	DefaultMaxHeldPerPair        = 100
@@ -74,8 +75,8 @@ type Options struct {
 
 	// WriteTimeout is how long a client may take no byte of what is sent to it
 	// before it is closed as a [ReasonSlowConsumer]. Over TLS it has to take a
-	// whole message in that time. Default
-	// [DefaultWriteTimeout]; negative waits for ever.
+	// whole message in that time. Default [DefaultWriteTimeout]; negative waits for
+	// ever.
 	WriteTimeout time.Duration
 
 	// ConcurrentLimit is how many clients may be connected at once (PeerServer
@@ -96,6 +97,12 @@ type Options struct {
 	// X-Forwarded-For. Default none.
 	TrustedProxies []netip.Prefix
 
+	// TrustUnixProxy says the same of a reverse proxy that connects to a Unix socket,
+	// which has no address to name in TrustedProxies. Whoever may open the socket
+	// file is believed. Default false: the addresses of clients behind a Unix socket
+	// are not known, and ConcurrentLimitPerAddr does not count these clients.
+	TrustUnixProxy bool
+
 	// AllowDiscovery lets anybody with the key list the connected ids
 	// (PeerServer "allow_discovery"). Default false: 401.
 	AllowDiscovery bool
@@ -103,9 +110,9 @@ type Options struct {
 	// AllowedOrigins are the web origins whose pages may use the server
 	// (PeerServer "corsOptions"), both by HTTP (CORS) and by WebSocket (403 for
 	// others), each with its scheme: "https://example.com",
-	// "https://*.example.com" for the subdomains, or "*" for all. A page of the server's own host is always allowed,
-	// and so is a client that sends no Origin, which no browser is. Default
-	// (empty): any origin, as PeerServer.
+	// "https://*.example.com" for the subdomains, or "*" for all. A page of the
+	// server's own host is always allowed, and so is a client that sends no Origin,
+	// which no browser is. Default (empty): any origin, as PeerServer.
 	AllowedOrigins []string
 
 	// GenerateClientID makes the ids for GET {key}/id (PeerServer
@@ -139,8 +146,9 @@ type Options struct {
 	RejectBeforeUpgrade bool
 
 	// AllowOverride decides whether a new connection with another token may
-	// take the id of an old one over ("allow_override_connect"). It can compare [Client.User] of both; the new one is not connected yet.
-	// Default (nil): never. [OverrideAlways] is the plain switch.
+	// take the id of an old one over ("allow_override_connect"). It can compare
+	// [Client.User] of both; the new one is not connected yet. Default (nil): never.
+	// [OverrideAlways] is the plain switch.
 	AllowOverride func(old, new *Client) bool
 
 	// ProbeAfter is how long the holder of an id must have been silent before a
@@ -166,11 +174,11 @@ type Options struct {
 	// RelayTypes are message types of the application's own that are relayed
 	// like LEAVE: to a connected destination, else dropped. The types of the
 	// protocol cannot be among them. Default none.
-	RelayTypes []string
+	RelayTypes []MessageType
 
 	// HoldTypes are message types of the application's own that are relayed
 	// and held for an absent destination like OFFER. Default none.
-	HoldTypes []string
+	HoldTypes []MessageType
 
 	// AllowJoin switches on that clients join rooms by themselves, with
 	// [TypeRoomJoin], and decides on each. A [Reject] is what the client reads;
@@ -192,6 +200,13 @@ type Options struct {
 	// [ErrTooManyRooms]. Default [DefaultMaxRoomsPerClient]; negative means no
 	// bound.
 	MaxRoomsPerClient int
+
+	// MaxTokenBytes bounds the token of a client in bytes, so that the login in it may
+	// be a signed one (JWT) of an identity provider. A client with a longer token reads
+	// an ERROR and is closed. The token is in the address of the request: proxies
+	// and [http.Server] have bounds of their own for that. Default
+	// [DefaultMaxTokenBytes]; negative means no bound.
+	MaxTokenBytes int
 
 	// MaxMessageSize bounds one message in bytes. Who sends a larger one is
 	// closed with 1009 ([ReasonMessageTooBig]). MaxOutboxBytes should be at least
@@ -283,7 +298,7 @@ func StrictID(id string) bool {
 // forever is a duration that can be added to any time of ours.
 const forever = 100 * 365 * 24 * time.Hour
 
-// maxIDBytes bounds an id, and a token too.
+// maxIDBytes bounds an id, and the name of a room.
 const maxIDBytes = 1024
 
 func validID(id string) bool {
@@ -306,6 +321,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.ProbeTimeout, DefaultProbeTimeout)
 	setDefault(&o.ConcurrentLimit, DefaultConcurrentLimit)
 	setDefault(&o.MaxMessageSize, DefaultMaxMessageSize)
+	setDefault(&o.MaxTokenBytes, DefaultMaxTokenBytes)
 	setDefault(&o.MaxOutboxMessages, DefaultMaxOutboxMessages)
 	setDefault(&o.MaxOutboxBytes, DefaultMaxOutboxBytes)
 	setDefault(&o.MaxHeldPerPair, DefaultMaxHeldPerPair)
@@ -331,8 +347,8 @@ func (o Options) withDefaults() Options {
 	}
 	o.AllowedOrigins = append([]string(nil), o.AllowedOrigins...)
 	o.TrustedProxies = append([]netip.Prefix(nil), o.TrustedProxies...)
-	o.RelayTypes = append([]string(nil), o.RelayTypes...)
-	o.HoldTypes = append([]string(nil), o.HoldTypes...)
+	o.RelayTypes = append([]MessageType(nil), o.RelayTypes...)
+	o.HoldTypes = append([]MessageType(nil), o.HoldTypes...)
 	return o
 }
 

@@ -38,12 +38,13 @@ var defaults = map[string]any{
 	"DefaultMaxRooms":              10000,
 	"DefaultMaxRoomMembers":        100,
 	"DefaultMaxRoomsPerClient":     20,
+	"DefaultMaxTokenBytes":         8192,
 }
 
 // The fields whose zero value means what their comment says, without a default
 // in its place.
 var zeroStays = []string{
-	"Path", "ConcurrentLimitPerAddr", "TrustedProxies", "AllowDiscovery", "AllowedOrigins", "Authenticate",
+	"Path", "ConcurrentLimitPerAddr", "TrustedProxies", "TrustUnixProxy", "AllowDiscovery", "AllowedOrigins", "Authenticate",
 	"RejectBeforeUpgrade", "AllowOverride", "Authorize", "RelayTypes", "HoldTypes", "MessageRate", "AllowJoin",
 }
 
@@ -138,9 +139,9 @@ func TestWhatIsSetIsKept(t *testing.T) {
 		AllowJoin:        func(*Client, string) error { said += "j"; return nil },
 		ReadSocket:       func(uintptr, []byte) (int, error) { said += "r"; return 0, nil },
 		WriteSocket:      func(uintptr, []byte) (int, error) { said += "w"; return 0, nil },
-		ProbeAfter:       7, ProbeTimeout: 8, RejectBeforeUpgrade: true, RelayTypes: []string{"R"}, HoldTypes: []string{"H"},
+		ProbeAfter:       7, ProbeTimeout: 8, RejectBeforeUpgrade: true, RelayTypes: []MessageType{"R"}, HoldTypes: []MessageType{"H"},
 		MaxMessageSize: 9, MessageRate: 0.5, MaxOutboxMessages: 10, MaxOutboxBytes: 11, MaxHeldPerPair: 12, MaxHeldPerDestination: 13, MaxHeldBytes: 14,
-		MaxRooms: 15, MaxRoomMembers: 16, MaxRoomsPerClient: 17,
+		MaxRooms: 15, MaxRoomMembers: 16, MaxRoomsPerClient: 17, MaxTokenBytes: 18, TrustUnixProxy: true,
 		Logger: slog.Default(),
 	}
 	got := o.withDefaults()
@@ -180,7 +181,7 @@ func TestOptionsAreCopied(t *testing.T) {
 	require.Equal(t, 4, slices)
 	o.RelayTypes[0], o.AllowedOrigins[0] = "CHAT", "https://example.com"
 	srv := NewServer(o)
-	want := Options{AllowedOrigins: []string{"https://example.com"}, TrustedProxies: make([]netip.Prefix, 1), RelayTypes: []string{"CHAT"}, HoldTypes: []string{""}}
+	want := Options{AllowedOrigins: []string{"https://example.com"}, TrustedProxies: make([]netip.Prefix, 1), RelayTypes: []MessageType{"CHAT"}, HoldTypes: []MessageType{""}}
 	o.RelayTypes[0], o.HoldTypes[0], o.AllowedOrigins[0], o.TrustedProxies[0] = "x", "x", "https://evil.com", netip.MustParsePrefix("::/0")
 	for i := range v.NumField() {
 		if v.Field(i).Kind() == reflect.Slice {
@@ -275,7 +276,7 @@ func TestOverrideAlwaysSaysYes(t *testing.T) {
 
 // An empty list in a host's configuration, split, has one empty type.
 func TestEmptyTypeIsNoTypeOfAnApplication(t *testing.T) {
-	for name, opts := range map[string]Options{"relay": {RelayTypes: []string{""}}, "hold": {HoldTypes: []string{""}}} {
+	for name, opts := range map[string]Options{"relay": {RelayTypes: []MessageType{""}}, "hold": {HoldTypes: []MessageType{""}}} {
 		r := newRig(t, opts)
 		a, b := r.connect("alice"), r.connect("bob")
 		a.send(`{"dst":"bob"}`)

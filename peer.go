@@ -46,6 +46,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -73,9 +74,10 @@ type Server struct {
 	events events
 	probes singleflight.Group
 
-	ctx    context.Context // ends when the server closes, and with it every handshake
-	cancel context.CancelFunc
-	work   work
+	ctx       context.Context // ends when the server closes, and with it every handshake
+	cancel    context.CancelFunc
+	work      work
+	noAddress sync.Once // the warning that clients have no address
 
 	accepted    atomic.Uint64
 	refusals    [numRefusals]atomic.Uint64
@@ -88,17 +90,16 @@ func NewServer(opts Options) *Server {
 	s := &Server{opts: opts.withDefaults()}
 	s.fates = make(map[MessageType]fate)
 	for _, t := range s.opts.RelayTypes {
-		s.fates[MessageType(t)] = fatePass
+		s.fates[t] = fatePass
 	}
 	for _, t := range s.opts.HoldTypes {
-		s.fates[MessageType(t)] = fateHold
+		s.fates[t] = fateHold
 	}
-	for _, t := range []MessageType{
-		"", TypeOpen, TypeError, TypeIDTaken, TypeInvalidKey, TypeOverride, TypeHeartbeat,
-		TypeRoomMembers, TypeRoomRefused, TypeRoomJoined, TypeRoomLeft,
-	} {
-		delete(s.fates, t) // the server's own words cannot be forged
+	for _, t := range serverTypes {
+		delete(s.fates, t) // these cannot be forged
 	}
+	delete(s.fates, "")
+	delete(s.fates, TypeHeartbeat)
 	for _, t := range []MessageType{TypeOffer, TypeAnswer, TypeCandidate} {
 		s.fates[t] = fateHold
 	}
@@ -107,6 +108,12 @@ func NewServer(opts Options) *Server {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.work.idle = make(chan struct{})
 	return s
+}
+
+// serverTypes are the types that only the server sends.
+var serverTypes = []MessageType{
+	TypeOpen, TypeError, TypeIDTaken, TypeInvalidKey, TypeOverride,
+	TypeRoomMembers, TypeRoomRefused, TypeRoomJoined, TypeRoomLeft,
 }
 
 // Realm returns who is connected.
@@ -358,7 +365,7 @@ func (s *Server) serveID(w http.ResponseWriter, r *http.Request) {
 	for range tries {
 		var id string
 		var err error
-		if panicked := guard(func() { id, err = s.opts.GenerateClientID(r) }); panicked != nil {
+		if panicked := s.ask("generating an id", func() { id, err = s.opts.GenerateClientID(r) }); panicked != nil {
 			err = panicked
 		}
 		if rej := (*Reject)(nil); errors.As(err, &rej) {
@@ -384,18 +391,19 @@ func (s *Server) serveID(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) validID(id string) (ok bool) {
-	if err := guard(func() { ok = s.opts.ValidID(id) }); err != nil {
+	if err := s.ask("validating an id", func() { ok = s.opts.ValidID(id) }); err != nil {
 		s.fail(nil, fmt.Errorf("validating an id: %w", err))
 		return false
 	}
 	return ok
 }
 
-// A Reject is an error of [Options.Authenticate] or [Options.GenerateClientID]
-// whose text is meant for the client.
+// A Reject is an error of [Options.Authenticate], [Options.GenerateClientID] or
+// [Options.AllowJoin] whose text is meant for the client.
 type Reject struct {
-	// Type is what the client gets: [TypeError] (the default), on which PeerJS
-	// raises "server-error", [TypeInvalidKey] or [TypeIDTaken].
+	// Type is what a client that may not connect gets: [TypeError] (the default), on
+	// which PeerJS raises "server-error", [TypeInvalidKey] or [TypeIDTaken]. A client
+	// that may not join a room gets [TypeRoomRefused], whatever Type is.
 	Type MessageType
 	// Message is the text for the client.
 	Message string
@@ -436,8 +444,10 @@ func refuse(cause refusalCause, status int, t MessageType, text string) *refusal
 // browser can read their result.
 func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, originAllowed bool) {
 	if !isUpgrade(r) {
-		w.Header().Set("Connection", "Upgrade")
-		w.Header().Set("Upgrade", "websocket")
+		if r.ProtoMajor < 2 { // later versions have no such fields: an answer with them is malformed (RFC 9113, section 8.2.2)
+			w.Header().Set("Connection", "Upgrade")
+			w.Header().Set("Upgrade", "websocket")
+		}
 		http.Error(w, "This is the address of a WebSocket", http.StatusUpgradeRequired)
 		return
 	}
@@ -494,39 +504,64 @@ func (s *Server) log(level slog.Level, msg string, attrs ...any) {
 	guard(func() { s.opts.Logger.Log(context.Background(), level, msg, attrs...) })
 }
 
+// logs reports whether lines of this level go anywhere.
+func (s *Server) logs(level slog.Level) (yes bool) {
+	guard(func() { yes = s.opts.Logger.Enabled(context.Background(), level) })
+	return yes
+}
+
+// ask calls a function of the host that decides something, and returns its panic as an
+// error. If f ends the goroutine, ask reports that, as nobody else can, and does
+// not return.
+func (s *Server) ask(doing string, f func()) (err error) {
+	err = errGoexit
+	defer func() {
+		if err == errGoexit {
+			s.fail(nil, fmt.Errorf("%s: %w", doing, err))
+		}
+	}()
+	return guard(f)
+}
+
 // shake makes a connection of a request, or answers why not.
 func (s *Server) shake(w http.ResponseWriter, r *http.Request) {
 	p := paramsOf(r)
 	var user any
-	var no *refusal
-	if s.opts.RejectBeforeUpgrade {
-		if user, no = s.check(r, p, nil); no != nil {
-			s.count(p.id, no)
-			http.Error(w, no.reject.Message, no.status)
-			return
-		}
-	}
-	wire, err := upgrade(w, r)
-	if err != nil {
-		s.count(p.id, refuse(refusedUpgrade, 0, "", err.Error()))
-		if errors.Is(err, errHijack) {
-			panic(http.ErrAbortHandler) // 101 is out: the only true answer left is the end of the connection
-		}
-		return
-	}
-	c := newClient(wire, p.id, p.token, &s.opts)
-	c.traffic = s.realm.traffic(c.id)
-	c.ended = func() { s.realm.remove(c) }
-	c.site, c.remote = s.remoteAddr(r)
-	c.site = siteOf(c.site)
-	c.user = user
-	no = refuse(refusedAuth, 0, TypeError, "Internal error") // if a function of the host ends this goroutine
+	var c *Client                                                                          // nil before the upgrade
+	no := refuse(refusedAuth, http.StatusInternalServerError, TypeError, "Internal error") // if a function of the host ends this goroutine
 	defer func() {
-		if no != nil {
+		switch {
+		case no == nil:
+		case c == nil:
+			s.count(p.id, no)
+			if no.status != 0 {
+				http.Error(w, no.reject.Message, no.status)
+			}
+		default:
 			s.count(p.id, no)
 			s.turnAway(c, no)
 		}
 	}()
+	if s.opts.RejectBeforeUpgrade {
+		var rejected *refusal
+		if user, rejected = s.check(r, p, nil); rejected != nil {
+			no = rejected
+			return
+		}
+	}
+	wire, err := upgrade(w, r, s.opts.WriteTimeout)
+	if err != nil {
+		no = refuse(refusedUpgrade, 0, "", err.Error()) // it has been answered
+		return
+	}
+	c = newClient(wire, p.id, p.token, &s.opts)
+	c.traffic = s.realm.traffic(c.id)
+	c.ended = func() { s.realm.remove(c) }
+	c.site, c.remote = s.remoteAddr(r)
+	if c.site = siteOf(c.site); !c.site.IsValid() && s.opts.ConcurrentLimitPerAddr > 0 {
+		s.warnOfNoAddress(c)
+	}
+	c.user = user
 	if no = s.decide(r, p, c); no == nil {
 		s.accepted.Add(1)
 		s.work.fork()
@@ -534,26 +569,30 @@ func (s *Server) shake(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// warnOfNoAddress says once that there are clients that no limit per address holds.
+func (s *Server) warnOfNoAddress(c *Client) {
+	s.noAddress.Do(func() {
+		s.log(slog.LevelWarn, "peer: ConcurrentLimitPerAddr does not count clients without an address; see TrustUnixProxy",
+			"id", loggable(c.id), "addr", c.remote)
+	})
+}
+
 // announce tells the host of a connection, on the goroutine of net/http, whose
 // stack has grown. The one that reads, for the life of the connection, starts on
 // a small stack afterwards, even if an event ends this one as a failing test does.
 func (s *Server) announce(c *Client) {
-	announced := false
-	defer func() {
-		if !announced {
-			c.end(ReasonPanic, nil, nil)
-		}
-		go s.serve(c)
-	}()
+	defer func() { go s.serve(c) }()
 	if c.previous != nil {
 		c.holdUp(c.previous.awaitFinish)
 		c.previous = nil
 	}
-	s.log(slog.LevelInfo, "peer: connected", "id", loggable(c.id), "addr", c.remote)
-	for _, f := range s.events.connection.get() {
-		s.call(c, func() { f(c) })
+	defer func() { // whatever becomes of the log line
+		fs := s.events.connection.get()
+		forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c) }) })
+	}()
+	if s.logs(slog.LevelInfo) {
+		s.log(slog.LevelInfo, "peer: connected", "id", loggable(c.id), "addr", c.remote)
 	}
-	announced = true
 }
 
 // decide checks the client and gets it its id.
@@ -592,7 +631,7 @@ func (s *Server) check(r *http.Request, p params, c *Client) (user any, no *refu
 		return nil, refuse(refusedKey, http.StatusUnauthorized, TypeError, "Invalid key provided")
 	case !s.validID(p.id):
 		return nil, refuse(refusedID, http.StatusBadRequest, TypeError, "The id is not valid")
-	case len(p.token) > maxIDBytes:
+	case s.opts.MaxTokenBytes >= 0 && len(p.token) > s.opts.MaxTokenBytes:
 		return nil, refuse(refusedID, http.StatusBadRequest, TypeError, "The token is too long")
 	case s.opts.Authenticate == nil:
 		return nil, nil
@@ -609,7 +648,7 @@ func (s *Server) check(r *http.Request, p params, c *Client) (user any, no *refu
 
 func (s *Server) authenticate(r *http.Request, p params) (user any, no *refusal) {
 	var err error
-	if panicked := guard(func() { user, err = s.opts.Authenticate(r, p.id, p.token) }); panicked != nil {
+	if panicked := s.ask("authenticating", func() { user, err = s.opts.Authenticate(r, p.id, p.token) }); panicked != nil {
 		err = panicked
 	}
 	if gone := r.Context().Err(); gone != nil && s.ctx.Err() == nil && (err == nil || errors.Is(err, gone)) {
@@ -678,7 +717,7 @@ func (s *Server) evict(ctx context.Context, holder, c *Client) *refusal {
 		return nil
 	case s.mayOverride(holder, c):
 		c.bar(holder.barred...)
-		c.bar(holder.token) // two devices that both reconnect by themselves must not take turns
+		c.bar(hashOf(holder.token)) // two devices that both reconnect by themselves must not take turns
 		last := notice(TypeOverride, "Your id was taken over by another connection")
 		holder.evict(c, ReasonOverridden, &last)
 		return nil
@@ -702,7 +741,7 @@ func (s *Server) mayOverride(holder, c *Client) (ok bool) {
 	if s.opts.AllowOverride == nil || holder.bars(c.token) {
 		return false
 	}
-	if err := guard(func() { ok = s.opts.AllowOverride(holder, c) }); err != nil {
+	if err := s.ask("deciding on an override", func() { ok = s.opts.AllowOverride(holder, c) }); err != nil {
 		s.fail(nil, fmt.Errorf("deciding on an override: %w", err))
 		return false
 	}
@@ -748,24 +787,33 @@ func (s *Server) turnAway(c *Client, no *refusal) {
 	c.hangUp()
 }
 
-// remoteAddr returns the address of a client, and how it is shown.
+// remoteAddr returns the address of a client, and how it is shown. The address is not
+// valid if nobody tells it, as behind a Unix socket that is not trusted.
 func (s *Server) remoteAddr(r *http.Request) (netip.Addr, string) {
-	direct, err := netip.ParseAddrPort(r.RemoteAddr)
-	addr := plainAddr(direct.Addr())
-	if err != nil || !s.trusts(addr) {
+	addr, known := parseHop(r.RemoteAddr)
+	if trusted := known && s.trusts(addr) || s.opts.TrustUnixProxy && overUnixSocket(r); !trusted {
 		return addr, r.RemoteAddr
 	}
 	hops := forwardedFor(r.Header)
 	for _, hop := range slices.Backward(hops) {
 		next, ok := parseHop(hop)
 		if !ok {
-			break // what stands left of it is nobody's word
+			break // the proxies do not vouch for what stands left of it
 		}
 		if addr = next; !s.trusts(addr) {
 			break
 		}
 	}
+	if !addr.IsValid() {
+		return addr, r.RemoteAddr
+	}
 	return addr, addr.String()
+}
+
+// overUnixSocket reports whether a request came to a listener on a Unix socket.
+func overUnixSocket(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return ok && local.Network() == "unix"
 }
 
 func (s *Server) trusts(addr netip.Addr) bool {
@@ -817,80 +865,107 @@ func siteOf(addr netip.Addr) netip.Addr {
 	return addr
 }
 
-// upgrade makes a WebSocket of a request, or answers it and returns why not.
-func upgrade(w http.ResponseWriter, r *http.Request) (*wire, error) {
-	if !canHijack(w) {
+// upgrade makes a WebSocket of a request, or answers the request and returns why not.
+//
+// The connection is hijacked before anything is written, and the 101 is written to
+// the connection itself. Middleware that compresses or buffers would hold back, or
+// change, a 101 that goes through its WriteHeader.
+func upgrade(w http.ResponseWriter, r *http.Request, timeout time.Duration) (*wire, error) {
+	h := &hijacker{ResponseWriter: w, header: w.Header().Clone()}
+	if h.err = canHijack(w); h.err == nil {
+		if _, err := accept(h, r); !h.done {
+			return nil, err // the library has answered
+		}
+	}
+	if h.err != nil {
 		http.Error(w, "The server cannot upgrade connections here", http.StatusNotImplemented)
-		return nil, errors.New("a ResponseWriter around this handler has neither Hijack nor Unwrap")
+		return nil, fmt.Errorf("upgrading: %w", h.err)
 	}
-	h := &hijacker{ResponseWriter: w}
-	if _, err := accept(h, r); h.wire == nil {
-		return nil, err
+	early, _ := h.rw.Reader.Peek(h.rw.Reader.Buffered())
+	early = bytes.Clone(early)
+	if timeout > 0 {
+		h.conn.SetWriteDeadline(time.Now().Add(timeout))
 	}
-	return h.wire, nil
+	if _, err := h.conn.Write(h.answer); err != nil {
+		h.conn.Close()
+		return nil, fmt.Errorf("writing the answer to the handshake: %w", err)
+	}
+	h.conn.SetWriteDeadline(time.Time{})
+	return newWire(h.conn, early), nil
 }
 
-// canHijack reports whether [http.ResponseController] will find a Hijacker. To
-// try it is too late: by then the library has sent 101.
-func canHijack(w http.ResponseWriter) bool {
+var errNoHijacker = errors.New("a ResponseWriter around this handler has neither Hijack nor Unwrap")
+
+// canHijack returns nil if [http.ResponseController] will find a Hijacker.
+func canHijack(w http.ResponseWriter) error {
 	for {
 		switch t := w.(type) {
 		case http.Hijacker:
-			return true
+			return nil
 		case interface{ Unwrap() http.ResponseWriter }:
 			w = t.Unwrap()
 		default:
-			return false
+			return errNoHijacker
 		}
 	}
 }
 
-var errHijack = errors.New("hijacking failed")
+// switchingProtocols returns the answer 101 with the fields of header. Fields that
+// speak of a body have no place in it.
+func switchingProtocols(header http.Header) []byte {
+	for name := range header {
+		if strings.HasPrefix(name, "Content-") || name == "Transfer-Encoding" {
+			delete(header, name)
+		}
+	}
+	header["Connection"] = []string{"Upgrade"}
+	var b bytes.Buffer
+	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	header.Write(&b) // a bytes.Buffer takes everything
+	b.WriteString("\r\n")
+	return b.Bytes()
+}
 
-// A hijacker has the library do a handshake, and then takes the connection for a
-// [wire]. The library is told that this failed, or it would make a connection of its
-// own, with a goroutine and buffers: a wire has one made when there is something to
-// read for it.
+// A hijacker is the [http.ResponseWriter] that the library does a handshake with. A
+// refusal goes through the writer of the host. At 101 the hijacker takes the connection
+// for itself and tells the library that it failed: the library would make a connection
+// of its own, with a goroutine and buffers, and its 101 would go through middleware.
 type hijacker struct {
-	http.ResponseWriter
-	over bool  // the handshake is: what the library answers is no longer heard
-	wire *wire // nil if it failed
+	http.ResponseWriter             // the host's
+	header              http.Header // what the host and the library have set
+	done                bool        // the library has accepted: nothing that it writes from here on counts
+	answer              []byte      // the 101
+	conn                net.Conn
+	rw                  *bufio.ReadWriter
+	err                 error // of hijacking
 }
 
 var errTaken = errors.New("the connection is taken")
 
-func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	h.over = true
-	ctl := http.NewResponseController(h.ResponseWriter)
-	ctl.Flush() // some frameworks keep the header back until they are told
-	conn, rw, err := ctl.Hijack()
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errHijack, err)
-	}
-	early, _ := rw.Reader.Peek(rw.Reader.Buffered())
-	h.wire = newWire(conn, bytes.Clone(early))
-	return nil, nil, errTaken
-}
-
-func (h *hijacker) Header() http.Header {
-	if h.over {
-		return make(http.Header)
-	}
-	return h.ResponseWriter.Header()
-}
+func (h *hijacker) Header() http.Header { return h.header }
 
 func (h *hijacker) WriteHeader(code int) {
-	if !h.over {
+	switch {
+	case h.done: // the library's 500, since it has no connection
+	case code == http.StatusSwitchingProtocols:
+		h.done, h.answer = true, switchingProtocols(h.header)
+		h.conn, h.rw, h.err = http.NewResponseController(h.ResponseWriter).Hijack()
+	default:
+		header := h.ResponseWriter.Header()
+		clear(header)
+		maps.Copy(header, h.header)
 		h.ResponseWriter.WriteHeader(code)
 	}
 }
 
 func (h *hijacker) Write(p []byte) (int, error) {
-	if h.over {
+	if h.done {
 		return len(p), nil
 	}
 	return h.ResponseWriter.Write(p)
 }
+
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errTaken }
 
 // serve is the goroutine of a connection: it reads, and all further events are
 // called on it. It cleans up even if an event ends the goroutine.
@@ -924,11 +999,19 @@ func (s *Server) take(c *Client, data []byte, err error, b *bucket) {
 	}
 }
 
+// dropBad counts and reports a message that is none.
+//
 //go:noinline
 func (s *Server) dropBad(c *Client, err error) {
 	c.traffic.dropped[dropBadMessage].Add(1)
-	s.fail(c, err)
+	if s.hears() {
+		s.fail(c, err)
+	}
 }
+
+// hears reports whether anybody is told of a client's mistake. A client can make as many
+// as it likes, so an error is made only then.
+func (s *Server) hears() bool { return len(s.events.error.get()) > 0 || s.logs(slog.LevelDebug) }
 
 // leave takes a client that has ended out of everything, and tells the host.
 func (s *Server) leave(c *Client) {
@@ -946,10 +1029,11 @@ func (s *Server) leave(c *Client) {
 	if c.cause != nil && why != ReasonClientClosed {
 		attrs = append(attrs, "err", c.cause)
 	}
+	defer func() { // whatever becomes of the log line
+		fs := s.events.disconnect.get()
+		forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c, why) }) })
+	}()
 	s.log(slog.LevelInfo, "peer: disconnected", attrs...)
-	for _, f := range s.events.disconnect.get() {
-		s.call(c, func() { f(c, why) })
-	}
 }
 
 // handle does what a message asks for.
@@ -978,12 +1062,11 @@ func (s *Server) handle(c *Client, data []byte) {
 //
 //go:noinline
 func (s *Server) observe(c *Client, e *envelope, fs []func(*Client, Message)) bool {
-	for _, f := range fs {
-		if !s.call(c, func() { f(c, e.message(c.id)) }) {
-			return false
-		}
-	}
-	return true
+	ok := true
+	forEach(0, len(fs), func(i int) {
+		ok = s.call(c, func() { fs[i](c, e.message(c.id)) }) && ok
+	})
+	return ok
 }
 
 // relay hands a message on, if it is of a type that is relayed, has a
@@ -993,7 +1076,7 @@ func (s *Server) observe(c *Client, e *envelope, fs []func(*Client, Message)) bo
 func (s *Server) relay(c *Client, e *envelope) {
 	fate, relayed := s.fates[e.typ]
 	if !relayed || len(e.dst) == 0 {
-		c.traffic.dropped[dropUnknownType].Add(1)
+		s.dropUnroutable(c, e, relayed)
 		return
 	}
 	if !s.authorized(c, e) {
@@ -1003,7 +1086,29 @@ func (s *Server) relay(c *Client, e *envelope) {
 	frame = e.append(frame, c.quoted)
 	deadline := time.Now().Add(s.opts.ExpireTimeout)
 	follows := e.typ == TypeAnswer || e.typ == TypeCandidate
-	s.realm.route(string(e.dst), parcel{frame: frame, buf: buf, src: c.id, deadline: deadline, fate: fate, follows: follows})
+	out := s.realm.route(string(e.dst), parcel{frame: frame, buf: buf, src: c.id, deadline: deadline, fate: fate, follows: follows})
+	if out == refused && fate == fatePass && e.typ != TypeLeave && e.typ != TypeExpire && s.hears() {
+		s.fail(c, fmt.Errorf("%w: %v for %v; only types in Options.HoldTypes wait", ErrNotConnected, loggable(e.typ), loggable(e.dst)))
+	}
+}
+
+// dropUnroutable counts and reports a message that goes nowhere.
+//
+//go:noinline
+func (s *Server) dropUnroutable(c *Client, e *envelope, relayed bool) {
+	c.traffic.dropped[dropUnknownType].Add(1)
+	switch {
+	case !s.hears():
+	case relayed:
+		s.fail(c, fmt.Errorf("%w: %v needs \"dst\"", ErrNoDestination, loggable(e.typ)))
+	case len(s.events.message.get()) > 0: // the host may handle it there
+	case slices.Contains(serverTypes, e.typ):
+		s.fail(c, fmt.Errorf("%w: only the server sends %v", ErrUnknownType, loggable(e.typ)))
+	case e.typ == "":
+		s.fail(c, fmt.Errorf("%w: the message has no \"type\", or one that is no string", ErrUnknownType))
+	default:
+		s.fail(c, fmt.Errorf("%w: %v is not in Options.RelayTypes or Options.HoldTypes", ErrUnknownType, loggable(e.typ)))
+	}
 }
 
 // authorized asks the host whether a message may go to its destination.
@@ -1025,14 +1130,17 @@ func (s *Server) authorized(c *Client, e *envelope) bool {
 	return true
 }
 
-// call calls a function of the host on behalf of c. A panic ends c.
+// call calls a function of the host on behalf of c. A panic in it ends c, and so does
+// the end of the goroutine; then call does not return.
 func (s *Server) call(c *Client, f func()) bool {
-	var err error
+	err := errGoexit
+	defer func() {
+		if err != nil {
+			c.end(ReasonPanic, err, nil)
+			s.fail(c, err)
+		}
+	}()
 	c.holdUp(func() { err = guard(f) })
-	if err != nil {
-		c.end(ReasonPanic, err, nil)
-		s.fail(c, err)
-	}
 	return err == nil
 }
 
@@ -1046,32 +1154,32 @@ func (s *Server) fail(c *Client, err error) {
 	if c != nil && !errors.Is(err, ErrPanic) {
 		level = slog.LevelDebug // a client can cause as many as it likes
 	}
+	fs := s.events.error.get()
+	defer forEach(0, len(fs), func(i int) { s.tell(c, fs, i, err) }) // whatever becomes of the log line
 	s.log(level, "peer: error", "id", id, "err", err)
-	listeners := s.events.error.get()
-	for i, f := range listeners {
-		panicked := s.tell(c, f, err)
-		if panicked == nil {
-			continue
-		}
-		s.log(slog.LevelError, "peer: error in OnError", "id", id, "err", panicked)
-		if c != nil {
-			c.end(ReasonPanic, panicked, nil)
-		}
-		for j, f := range listeners {
-			if j != i { // and if it panics too, nobody is left to be told
-				s.tell(c, f, panicked)
-			}
-		}
-	}
 }
 
-// tell calls one listener of OnError and returns its panic.
-func (s *Server) tell(c *Client, f func(*Client, error), err error) (panicked error) {
-	if c == nil {
-		return guard(func() { f(nil, err) })
-	}
-	c.holdUp(func() { panicked = guard(func() { f(c, err) }) })
-	return panicked
+// tell calls function i of OnError. If that panics, the client is ended, and the other
+// functions are told.
+func (s *Server) tell(c *Client, fs []func(*Client, error), i int, err error) {
+	panicked := errGoexit
+	defer func() {
+		if panicked == nil {
+			return
+		}
+		id := loggable("")
+		if c != nil {
+			id = loggable(c.id)
+			c.end(ReasonPanic, panicked, nil)
+		}
+		defer forEach(0, len(fs), func(j int) {
+			if j != i { // and if this panics too, nobody is left to be told
+				c.holdUp(func() { guard(func() { fs[j](c, panicked) }) })
+			}
+		})
+		s.log(slog.LevelError, "peer: error in OnError", "id", id, "err", panicked)
+	}()
+	c.holdUp(func() { panicked = guard(func() { fs[i](c, err) }) })
 }
 
 // loggable is an id as it can be shown to a terminal: what is not printable,
@@ -1150,6 +1258,7 @@ type Stats struct {
 	BytesIn  uint64 // payload bytes of the frames received
 	BytesOut uint64 // bytes written
 
+	// Disconnects are the connections that ended, by reason.
 	Disconnects map[DisconnectReason]uint64
 }
 

@@ -129,6 +129,9 @@ func shown(option string, value any) string {
 		if value%(1<<20) == 0 {
 			return fmt.Sprint(value>>20, " MiB")
 		}
+		if strings.HasSuffix(option, "Bytes") {
+			return fmt.Sprint(value>>10, " KiB")
+		}
 		return grouped(value)
 	}
 	return fmt.Sprint(value)
@@ -151,7 +154,7 @@ func TestTheFixedBoundsOfTheReadmeAreThoseOfTheCode(t *testing.T) {
 	}
 	require.Equal(t, map[string]string{
 		"messages waiting in all":             grouped(maxHeldParcels),
-		"token, name of a room":               grouped(maxIDBytes) + " bytes",
+		"name of a room":                      grouped(maxIDBytes) + " bytes",
 		"nesting of JSON":                     grouped(maxDepth) + " levels",
 		"taken ids from `GenerateClientID`":   "10",
 		"overridden tokens kept out of an id": grouped(maxBarred),

@@ -1,9 +1,16 @@
 package peer
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -42,6 +49,8 @@ func TestRemoteAddr(t *testing.T) {
 		{"not from a proxy, Forwarded", ten, "192.0.2.1:1", forwarded("for=203.0.113.1"), "192.0.2.1:1"},
 		{"not from a proxy, IPv6", ten, "[2001:db8::1]:1", xff("203.0.113.1"), "[2001:db8::1]:1"},
 		{"no address", ten, "@", xff("203.0.113.1"), "@"},
+		{"no port, as middleware leaves it", ten, "10.0.0.1", xff("203.0.113.1"), "203.0.113.1"},
+		{"no port, not from a proxy", ten, "192.0.2.1", xff("203.0.113.1"), "192.0.2.1"},
 		{"a proxy that says nothing", ten, "10.0.0.1:1", nil, "10.0.0.1"},
 		{"a proxy that says nothing in words", ten, "10.0.0.1:1", xff(""), "10.0.0.1"},
 
@@ -164,10 +173,72 @@ func TestWhoHasNoRoomTakesNoIDOver(t *testing.T) {
 }
 
 func TestTheLimitPerAddressNeedsAnAddress(t *testing.T) {
-	srv := NewServer(Options{ConcurrentLimitPerAddr: 1})
+	log := &syncBuffer{}
+	srv := NewServer(Options{ConcurrentLimitPerAddr: 1, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	r := serveRig(t, srv, from("@", srv)) // as behind a Unix socket
 	for i := range 3 {
 		r.connect(fmt.Sprint("peer", i))
 	}
 	require.Equal(t, 3, srv.Realm().Len())
+	require.Equal(t, 1, strings.Count(log.take(), "level=WARN"), "once, and not for each of them")
+}
+
+// unixRig serves srv on a Unix socket.
+func unixRig(t *testing.T, srv *Server) *rig {
+	dir, err := os.MkdirTemp("", "peer") // that of the test can be too long for a socket
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", path)
+	require.NoError(t, err)
+	ts := httptest.NewUnstartedServer(srv)
+	ts.Listener.Close()
+	ts.Listener = l
+	ts.Start()
+	t.Cleanup(func() {
+		closeServer(t, srv)
+		ts.Close()
+	})
+	return &rig{t: t, srv: srv, url: "http://peer.test", dialer: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}
+}
+
+func TestAProxyOnAUnixSocket(t *testing.T) {
+	everywhere := prefixes("0.0.0.0/0", "::/0")
+	for _, c := range []struct {
+		name  string
+		opts  Options
+		chain string
+		want  string
+	}{
+		{"trusted", Options{TrustUnixProxy: true}, "203.0.113.9", "203.0.113.9"},
+		{"trusted, the client lies", Options{TrustUnixProxy: true}, "198.51.100.1, 203.0.113.9", "203.0.113.9"},
+		{"trusted, behind another proxy", Options{TrustUnixProxy: true, TrustedProxies: prefixes("10.0.0.0/8")}, "203.0.113.9, 10.0.0.1", "203.0.113.9"},
+		{"trusted, but it says nothing", Options{TrustUnixProxy: true}, "", "@"},
+		{"not trusted", Options{TrustedProxies: everywhere}, "203.0.113.9", "@"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			srv := NewServer(c.opts)
+			r := unixRig(t, srv)
+			r.dialURL(r.socketURL("/", "a", "t"), http.Header{"X-Forwarded-For": {c.chain}}).wantOpen()
+			if got := srv.Realm().Client("a").RemoteAddr(); c.want != "@" || got != "" { // how a system calls a socket without a name
+				require.Equal(t, c.want, got)
+			}
+		})
+	}
+	t.Run("over TCP the option means nothing", func(t *testing.T) {
+		r := newRig(t, Options{TrustUnixProxy: true})
+		r.dialURL(r.socketURL("/", "a", "t"), http.Header{"X-Forwarded-For": {"203.0.113.9"}}).wantOpen()
+		require.Contains(t, r.srv.Realm().Client("a").RemoteAddr(), "127.0.0.1:")
+	})
+	t.Run("limit per address", func(t *testing.T) {
+		r := unixRig(t, NewServer(Options{TrustUnixProxy: true, ConcurrentLimitPerAddr: 1}))
+		dial := func(id, addr string) *testPeer {
+			return r.dialURL(r.socketURL("/", id, "t"), http.Header{"X-Forwarded-For": {addr}})
+		}
+		dial("a", "203.0.113.1").wantOpen()
+		dial("b", "203.0.113.1").wantRefused(TypeError, isFull)
+		dial("b", "203.0.113.2").wantOpen()
+	})
 }

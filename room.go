@@ -245,36 +245,61 @@ func flushAll(cs []*Client) {
 //
 //go:noinline
 func (s *Server) handleRoom(c *Client, e *envelope) {
-	var p roomPayload
-	if s.opts.AllowJoin == nil {
+	room, ok := stringField(e.payload, "room")
+	switch {
+	case s.opts.AllowJoin == nil:
 		c.traffic.dropped[dropUnknownType].Add(1)
-		return
-	}
-	if json.Unmarshal(e.payload, &p) != nil {
+		if s.hears() {
+			s.fail(c, fmt.Errorf("%w: %s needs Options.AllowJoin", ErrJoinNotAllowed, e.typ))
+		}
+		s.refuseRoom(c, e.typ, room, "Clients may not join rooms by themselves here")
+	case !ok:
 		c.traffic.dropped[dropBadMessage].Add(1)
-		return
+		if s.hears() {
+			s.fail(c, fmt.Errorf("%w: %s needs a payload with the name of a \"room\"", ErrBadMessage, e.typ))
+		}
+		s.refuseRoom(c, e.typ, "", `A payload with the name of a "room" is needed`)
+	case e.typ == TypeRoomLeave:
+		s.realm.Leave(room, c)
+	default:
+		s.join(c, room)
 	}
-	if e.typ == TypeRoomLeave {
-		s.realm.Leave(p.Room, c)
-		return
-	}
+}
+
+// join makes a client a member of a room, or tells it why not.
+func (s *Server) join(c *Client, room string) {
 	var err error
-	if !s.call(c, func() { err = s.opts.AllowJoin(c, p.Room) }) {
+	if !s.call(c, func() { err = s.opts.AllowJoin(c, room) }) {
 		return
 	}
 	if err == nil {
-		err = s.realm.Join(p.Room, c)
+		err = s.realm.Join(room, c)
 	}
 	if err == nil || errors.Is(err, ErrNotConnected) {
 		return
 	}
-	p = roomPayload{Room: p.Room, Msg: "You may not join this room"}
+	msg := "You may not join this room"
 	if rej := (*Reject)(nil); errors.As(err, &rej) {
-		p.Msg = rej.Message
+		msg = rej.Message
 	} else if errors.Is(err, ErrRoomFull) || errors.Is(err, ErrTooManyRooms) || errors.Is(err, ErrRoomName) {
-		p.Msg = strings.TrimPrefix(err.Error(), "peer: ")
+		msg = strings.TrimPrefix(err.Error(), "peer: ")
 	} else {
 		s.fail(c, fmt.Errorf("allowing to join: %w", err))
 	}
-	c.post(parcel{frame: roomFrame(TypeRoomRefused, p), fate: fateOwn}) // a client that has ended need not know
+	s.refuseRoom(c, TypeRoomJoin, room, msg)
+}
+
+// refuseRoom answers a client that asked to join a room and may not. The answer repeats
+// the name of the room, unless that is too long for one.
+func (s *Server) refuseRoom(c *Client, t MessageType, room, msg string) {
+	if t != TypeRoomJoin {
+		return
+	}
+	if len(room) > maxIDBytes {
+		room = ""
+	}
+	var buf [256]byte
+	b := appendQuoted(append(buf[:0], `{"type":"ROOM-REFUSED","payload":{"room":`...), room)
+	b = append(appendQuoted(append(b, `,"msg":`...), msg), "}}"...)
+	c.post(parcel{frame: textFrame(b), fate: fateOwn}) // a client that has ended need not know
 }

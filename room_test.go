@@ -114,8 +114,10 @@ func TestTheHostDecidesWhoJoins(t *testing.T) {
 	a.wantNotLetIn("broken", "You may not join this room")
 	a.join("")
 	a.wantNotLetIn("", "not a room name")
-	a.send(`{"type":"ROOM-JOIN","payload":[]}`)
-	a.send(`{"type":"ROOM-JOIN"}`)
+	for _, payload := range []string{`,"payload":[]`, `,"payload":"x"`, `,"payload":null`, `,"payload":{}`, `,"payload":{"room":5}`, `,"payload":{"Room":"x"}`, ``} {
+		a.send(`{"type":"ROOM-JOIN"` + payload + `}`)
+		a.wantNotLetIn("", `A payload with the name of a "room" is needed`)
+	}
 	a.send(`{"type":"ROOM-LEAVE","payload":{"room":"never joined"}}`)
 	a.send(`{"type":"ROOM-JOINED","dst":"a","payload":{"room":"x","id":"forged"}}`)
 	a.join("x")
@@ -128,6 +130,8 @@ func TestClientsDoNotJoinUnlessTheHostAllowsIt(t *testing.T) {
 	r := newRig(t, Options{})
 	a, b := r.connect("a"), r.connect("b")
 	a.join("x")
+	a.wantNotLetIn("x", "Clients may not join rooms by themselves here")
+	a.send(`{"type":"ROOM-LEAVE","payload":{"room":"x"}}`)
 	b.offer("a", `1`)
 	a.wantOffer("b", `1`)
 	realm := r.srv.Realm()

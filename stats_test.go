@@ -217,7 +217,7 @@ func TestEveryRefusalIsCountedByItsCause(t *testing.T) {
 		refused("missing parameters", 1, target("", "b", "t"))
 		refused("invalid key", 2, target("wrong", "b", "t"))
 		refused("invalid id", 3, target("peerjs", "b\n", "t"))
-		refused("invalid id", 1, target("peerjs", "b", strings.Repeat("t", 1025)))
+		refused("invalid id", 1, target("peerjs", "b", strings.Repeat("t", 8193)))
 		refused("authentication", 4, target("peerjs", "bad", "t"))
 		refused("gave up", 5, target("peerjs", "patient", "t"))
 		refused("id taken", 6, target("peerjs", "a", "another"))

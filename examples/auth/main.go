@@ -130,7 +130,7 @@ func (s *site) handler(logger *slog.Logger) (http.Handler, *peer.Server) {
 		Authenticate:  s.authenticate,
 		AllowOverride: sameUser,
 		Authorize:     sameRoom,
-		RelayTypes:    []string{"CHAT"}, // the page's own: text that goes through the server
+		RelayTypes:    []peer.MessageType{"CHAT"}, // the page's own: text that goes through the server
 		Logger:        logger,
 	})
 	mux := http.NewServeMux()

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -126,6 +127,16 @@ func (w *statusWriter) WriteHeader(status int) {
 // through it (see [http.ResponseController]). Without it, every wrapper would need a
 // Hijack method, and a Flush method, and whatever comes next.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Hijack notes the upgrade. The server writes the 101 to the connection that it takes
+// over, so WriteHeader does not see it; without this method the log would say 200.
+func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil {
+		w.status = http.StatusSwitchingProtocols
+	}
+	return conn, rw, err
+}
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "`address` to listen on")
