@@ -38,7 +38,8 @@ A PeerJS signalling server. Clients of it are made with
 
   -p, --port N                port to listen on; 0 takes one that is free
                               (default: the variable PORT, else 9000)
-  -H, --host HOST             address to listen on (default: all of this machine)
+  -H, --host HOST             address to listen on (default: all of this machine),
+                              or unix:PATH for a Unix socket
       --path PATH             path in front of all addresses, as the client's option
                               (default: the variable PEERSERVER_PATH, else /)
   -k, --key KEY               key that clients must send, as the client's option
@@ -60,7 +61,7 @@ A PeerJS signalling server. Clients of it are made with
       --proxied               believe the X-Forwarded-For or Forwarded header of a
                               reverse proxy that connects from a loopback or private
                               address (127.0.0.0/8, 10.0.0.0/8, 172.16.0.0/12,
-                              192.168.0.0/16, ::1, fc00::/7)
+                              192.168.0.0/16, ::1, fc00::/7) or to a Unix socket
       --help                  print this
 
 MS is in milliseconds. For these times and the limit, -1 means none.
@@ -170,7 +171,7 @@ func newFlagSet(cfg *config) *flag.FlagSet {
 		}
 	}))
 	fs.BoolFunc("proxied", "", setSwitch(func(on bool) {
-		cfg.opts.TrustedProxies = nil
+		cfg.opts.TrustedProxies, cfg.opts.TrustUnixProxy = nil, on
 		if on {
 			cfg.opts.TrustedProxies = privateNetworks()
 		}
@@ -272,11 +273,39 @@ func listen(cfg config) (net.Listener, error) {
 	if cfg.opts.AliveTimeout >= 0 {
 		lc.KeepAlive = -1 // a silent client is pinged, and everybody else has a timeout of newHTTPServer
 	}
-	l, err := lc.Listen(context.Background(), "tcp", net.JoinHostPort(cfg.host, strconv.Itoa(cfg.port)))
+	network, addr := "tcp", net.JoinHostPort(cfg.host, strconv.Itoa(cfg.port))
+	if path, ok := strings.CutPrefix(cfg.host, unixPrefix); ok {
+		network, addr = "unix", path
+		if err := removeStale(path); err != nil {
+			return nil, err
+		}
+	}
+	l, err := lc.Listen(context.Background(), network, addr)
 	if err == nil && secure != nil {
 		l = tls.NewListener(l, secure)
 	}
 	return l, err
+}
+
+// unixPrefix begins a host that is the path of a Unix socket.
+const unixPrefix = "unix:"
+
+// removeStale removes the socket file that a program has left which was killed. A socket
+// on which a program listens stays, and so does a file that is no socket.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode().Type() != os.ModeSocket {
+		return nil // listening will tell
+	}
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		conn.Close()
+		return nil
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return nil
+	}
+	return os.Remove(path)
 }
 
 // drainTimeout is shorter than the 10 s after which Docker kills a container that
@@ -303,7 +332,9 @@ func serve(ctx context.Context, l net.Listener, cfg config, out, errs *log.Logge
 	mux.Handle("/", srv)
 	hs := newHTTPServer(mux, errs)
 
-	out.Printf("listening on %s", address(l, cfg))
+	for _, line := range greeting(l, cfg) {
+		out.Print(line)
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- hs.Serve(l) }()
 	select {
@@ -340,16 +371,28 @@ func newHTTPServer(h http.Handler, errs *log.Logger) *http.Server {
 		ReadTimeout:       20 * time.Second,
 		WriteTimeout:      20 * time.Second,
 		IdleTimeout:       60 * time.Second,
-		MaxHeaderBytes:    32 << 10, // an id and a token, all escaped, take 6 KiB; the rest is for cookies
+		MaxHeaderBytes:    64 << 10, // an id and a token, all escaped, take 27 KiB; the rest is for cookies
 		ErrorLog:          errs,
 	}
 }
 
-// address is the base of all addresses, with the real port.
-func address(l net.Listener, cfg config) string {
-	u := url.URL{Scheme: "http", Host: l.Addr().String(), Path: "/" + strings.Trim(cfg.opts.Path, "/")}
-	if cfg.sslcert != "" {
-		u.Scheme = "https"
+// greeting says where the server is and how a client reaches it, from this machine.
+func greeting(l net.Listener, cfg config) []string {
+	if l.Addr().Network() == "unix" {
+		return []string{"listening on " + unixPrefix + l.Addr().String() + ", for a reverse proxy"}
 	}
-	return u.String()
+	host, port, _ := net.SplitHostPort(l.Addr().String())
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+		host = "localhost" // nobody can open http://[::]:9000/
+	}
+	path := "/" + strings.Trim(cfg.opts.Path, "/")
+	u := url.URL{Scheme: "http", Host: net.JoinHostPort(host, port), Path: path}
+	options := fmt.Sprintf("host: %q, port: %s, path: %q", host, port, path)
+	if cfg.opts.Key != "" {
+		options += fmt.Sprintf(", key: %q", cfg.opts.Key)
+	}
+	if cfg.sslcert != "" {
+		u.Scheme, options = "https", options+", secure: true"
+	}
+	return []string{"listening on " + u.String(), "clients are made with new Peer({" + options + "})"}
 }

@@ -87,7 +87,8 @@ func TestFlagsSetWhatTheySay(t *testing.T) {
 		{args: "--allow_discovery", want: config{port: 9000, opts: peer.Options{AllowDiscovery: true}}},
 		{args: "--allow_discovery=true", want: config{port: 9000, opts: peer.Options{AllowDiscovery: true}}},
 		{args: "--allow_discovery=false", want: config{port: 9000}},
-		{args: "--proxied", want: config{port: 9000, opts: peer.Options{TrustedProxies: privateNetworks()}}},
+		{args: "--proxied", want: config{port: 9000, opts: peer.Options{TrustedProxies: privateNetworks(), TrustUnixProxy: true}}},
+		{args: "--host unix:/run/peer.sock", want: config{port: 9000, host: "unix:/run/peer.sock"}},
 		{args: "--proxied=false", want: config{port: 9000}},
 		{args: "--cors https://a.example --cors *", want: config{port: 9000, opts: peer.Options{AllowedOrigins: []string{"https://a.example", "*"}}}},
 		{args: "--cors http://localhost:3000/ --cors null --cors HTTPS://*.Example.com", want: config{port: 9000,
@@ -254,6 +255,7 @@ func (l *lines) wantNothing() {
 type program struct {
 	t       testing.TB
 	url     string // as it printed it
+	options string // of a client, likewise
 	out     *lines
 	errs    *lines
 	quit    func() // what a signal does
@@ -269,6 +271,7 @@ func start(t *testing.T, args ...string) *program {
 		p.code <- run(ctx, append([]string{"--host", "127.0.0.1", "--port", "0"}, args...), noEnv, p.out, p.errs)
 	}()
 	p.url = p.out.want(`peerjs: listening on (https?://127\.0\.0\.1:[1-9][0-9]*/.*)`)[0]
+	p.options = p.out.want(`peerjs: clients are made with new Peer\(\{(host: "127\.0\.0\.1", port: [1-9].*)\}\)`)[0]
 	t.Cleanup(quit)
 	return p
 }
@@ -390,6 +393,74 @@ func TestTheWholeLifeOfTheProgram(t *testing.T) {
 	p.errs.wantNothing()
 	_, err := p.browser.Get(p.url)
 	require.ErrorIs(t, err, syscall.ECONNREFUSED)
+}
+
+// What is printed can be opened, and the line for clients has the options of one.
+func TestTheGreetingIsAnAddressThatWorks(t *testing.T) {
+	for _, c := range []struct {
+		addr string
+		cfg  config
+		want []string
+	}{
+		{"[::]:9000", config{}, []string{"listening on http://localhost:9000/", `clients are made with new Peer({host: "localhost", port: 9000, path: "/"})`}},
+		{"0.0.0.0:80", config{}, []string{"listening on http://localhost:80/", `clients are made with new Peer({host: "localhost", port: 80, path: "/"})`}},
+		{"[::1]:9000", config{}, []string{"listening on http://[::1]:9000/", `clients are made with new Peer({host: "::1", port: 9000, path: "/"})`}},
+		{"192.0.2.1:443", config{sslcert: "c", opts: peer.Options{Path: "my app/", Key: "open"}},
+			[]string{"listening on https://192.0.2.1:443/my%20app", `clients are made with new Peer({host: "192.0.2.1", port: 443, path: "/my app", key: "open", secure: true})`}},
+	} {
+		addr, err := net.ResolveTCPAddr("tcp", c.addr)
+		require.NoError(t, err)
+		require.Equal(t, c.want, greeting(&addrListener{addr}, c.cfg), c.addr)
+	}
+	p := start(t)
+	require.Regexp(t, `^host: "127\.0\.0\.1", port: \d+, path: "/"$`, p.options)
+}
+
+type addrListener struct{ addr net.Addr }
+
+func (l *addrListener) Accept() (net.Conn, error) { return nil, net.ErrClosed }
+func (l *addrListener) Close() error              { return nil }
+func (l *addrListener) Addr() net.Addr            { return l.addr }
+
+func TestAUnixSocketIsForAProxy(t *testing.T) {
+	dir, err := os.MkdirTemp("", "peerjs") // that of the test can be too long for a socket
+	require.NoError(t, err)
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "s")
+	left, err := net.Listen("unix", path) // by a program that was killed
+	require.NoError(t, err)
+	left.(*net.UnixListener).SetUnlinkOnClose(false)
+	left.Close()
+
+	ctx, quit := context.WithCancel(t.Context())
+	out, errs, code := newLines(t), newLines(t), make(chan int, 1)
+	go func() { code <- run(ctx, []string{"--host", "unix:" + path, "--proxied"}, noEnv, out, errs) }()
+	out.want("peerjs: listening on unix:" + regexp.QuoteMeta(path) + ", for a reverse proxy")
+	proxy := &http.Client{Timeout: waitLimit, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}}}
+	defer proxy.CloseIdleConnections()
+	a := dial(t, proxy, "http://peer.test/peerjs?key=peerjs&id=alice&token=1", "X-Forwarded-For", "203.0.113.9")
+	a.want(open)
+	out.want(`peerjs: connected "alice" from "203\.0\.113\.9"`)
+
+	var second bytes.Buffer // does not take the socket of one that runs
+	require.Equal(t, 1, run(t.Context(), []string{"--host", "unix:" + path}, noEnv, io.Discard, &second))
+	require.Contains(t, second.String(), "address already in use")
+	quit()
+	require.Zero(t, <-code)
+	require.NoFileExists(t, path)
+	errs.wantNothing()
+
+	require.NoError(t, os.WriteFile(path, []byte("data"), 0o600))
+	require.Equal(t, 1, run(t.Context(), []string{"--host", "unix:" + path}, noEnv, io.Discard, io.Discard))
+	require.FileExists(t, path, "it is no socket")
+}
+
+// A login in a token, with its escapes, fits into the header that the program reads.
+func TestALongTokenFitsIntoTheHeader(t *testing.T) {
+	p := start(t)
+	p.dial("peerjs", "alice", strings.Repeat("%2B", peer.DefaultMaxTokenBytes)).want(open)
 }
 
 func TestFlagsReachTheServer(t *testing.T) {
@@ -529,6 +600,7 @@ func startProcess(t *testing.T) *process {
 	t.Cleanup(func() { p.cmd.Process.Kill() })
 	go func() { p.ended <- p.cmd.Wait() }()
 	p.url = p.out.want(`peerjs: listening on (http://.*)`)[0]
+	p.out.want("peerjs: clients are made with .*")
 	return p
 }
 
@@ -589,6 +661,7 @@ func inBubble(t *testing.T, test func(t *testing.T, dial func() net.Conn, out *l
 			close(done)
 		}()
 		out.want("listening on .*")
+		out.want("clients are made with .*")
 		test(t, l.dial, out, quit, done)
 		quit()
 		for range done {
