@@ -308,7 +308,7 @@ func TestAnAuthenticatedConnectionEndsForItsOwnReason(t *testing.T) {
 		{"close frame", func(p *rawPeer) { p.write(rawCloseFrame(1000, "")) }, "client closed"},
 		{"hangs up", func(p *rawPeer) { p.conn.Close() }, "connection lost"},
 		{"frame without mask", func(p *rawPeer) { p.write([]byte{0x81, 1, 'x'}) }, "protocol error"},
-		{"reserved opcode", func(p *rawPeer) { p.write(rawFrame(rawFin|3, "")) }, "protocol error"},
+		{"reserved opcode", func(p *rawPeer) { p.tryWrite(rawFrame(rawFin|3, "")) }, "protocol error"},
 		{"not UTF-8", func(p *rawPeer) { p.write(rawTextFrame("\xff")) }, "invalid UTF-8"},
 	} {
 		opts := Options{Authenticate: func(*http.Request, string, string) (any, error) { return nil, nil }}
@@ -384,7 +384,7 @@ func TestALongTokenReachesAuthenticate(t *testing.T) {
 		require.Equal(t, n, c.User())
 		require.Equal(t, token, c.Token())
 		r.dial(p.id, "another").wantOpen()
-		require.Equal(t, []tokenHash{hashOf(token)}, r.srv.Realm().Client(p.id).barred)
+		require.Equal(t, []tokenHash{hashOf(token)}, r.srv.Realm().Client(p.id).blocked)
 		p.wantFrameOfType(TypeOverride)
 		p = r.dial(p.id, token) // barred, however long it is
 		p.wantRefused(TypeIDTaken, isTaken)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -23,9 +24,21 @@ func stubClient(t testing.TB, s *Server, id, token string) *Client {
 	near, far := net.Pipe()
 	go io.Copy(io.Discard, far)
 	t.Cleanup(func() { near.Close() })
-	c := newClient(newWire(near, nil), id, token, &s.opts)
-	c.traffic = s.realm.traffic(id)
+	return benchClient(s, near, id, token)
+}
+
+func benchClient(s *Server, conn net.Conn, id, token string) *Client {
+	c := newClient(newSocket(conn, nil, &s.realm.partials), id, token, "", netip.Addr{}, &s.opts, s.realm.traffic(id))
+	c.stopReading() // there is neither a handshake nor a reader
 	return c
+}
+
+// silence admits a client with a writer that never comes: what is sent to it stays in its
+// outbox.
+func silence(s *Server, c *Client) {
+	s.realm.admit(c, nil, true)
+	c.writer = busy
+	c.outbox = outbox{}
 }
 
 func BenchmarkHoldAndFlush(b *testing.B) {
@@ -34,7 +47,7 @@ func BenchmarkHoldAndFlush(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		for range 10 {
-			s.realm.route("dst", parcel{frame: frame, src: "src", deadline: time.Now().Add(time.Minute), fate: fateHold})
+			s.realm.route("dst", parcel{frame: frame, src: "src", deadline: time.Now().Add(time.Minute), keep: keepUntilExpiry})
 		}
 		sh := s.realm.shard("dst")
 		sh.mu.Lock()
@@ -53,7 +66,7 @@ func BenchmarkRefuse(b *testing.B) {
 	s := NewServer(Options{})
 	ps := make([]parcel, senders)
 	for i := range ps {
-		ps[i] = parcel{frame: textFrame(benchOffer("dst")), src: newUUID(), deadline: time.Now().Add(time.Hour), fate: fateHold}
+		ps[i] = parcel{frame: textFrame(benchOffer("dst")), src: newUUID(), deadline: time.Now().Add(time.Hour), keep: keepUntilExpiry}
 	}
 	b.ReportAllocs()
 	b.Cleanup(func() { s.Close() })
@@ -62,7 +75,7 @@ func BenchmarkRefuse(b *testing.B) {
 	}
 	i := senders / 2
 	for b.Loop() {
-		if s.realm.route("dst", ps[i]) != refused {
+		if out, _ := s.realm.route("dst", ps[i]); out != notKept {
 			b.Fatal("accepted")
 		}
 		if i++; i == senders {
@@ -74,14 +87,14 @@ func BenchmarkRefuse(b *testing.B) {
 func BenchmarkEnqueue(b *testing.B) {
 	s := NewServer(Options{MaxOutboxMessages: -1, MaxOutboxBytes: -1, AliveTimeout: -1})
 	c := stubClient(b, s, "dst", "t")
-	c.admitted, c.writing = true, true // a writer that never comes: only the outbox is measured
+	silence(s, c)
 	p := parcel{frame: textFrame(benchOffer("dst"))}
 	b.ReportAllocs()
 	n := 0
 	for b.Loop() {
 		c.enqueue(p)
 		if n++; n%1024 == 0 {
-			c.outbox, c.bytes = c.outbox[:0], 0
+			c.outbox.parcels, c.outbox.bytes = c.outbox.parcels[:0], 0
 		}
 	}
 }
@@ -95,14 +108,12 @@ func BenchmarkRealm(b *testing.B) {
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
 			conn, _ := net.Pipe()
-			c := newClient(newWire(conn, nil), newUUID(), "t", &s.opts)
-			c.traffic = s.realm.traffic(c.id)
-			c.writing = true // no writer: only the books are measured
+			c := benchClient(s, conn, newUUID(), "t")
 			for pb.Next() {
-				s.realm.admit(c, nil)
+				s.realm.admit(c, nil, true) // no writer: only the books are measured
 				s.realm.remove(c)
 				s.realm.finish(c)
-				c.taken, c.done = false, false // its socket is what cannot be used twice
+				c.stage = joining // its socket is what cannot be used twice
 			}
 		})
 	})
@@ -119,13 +130,10 @@ func benchRoute(b *testing.B, ids, parts int) {
 	clients := make([]*Client, ids)
 	for i := range clients {
 		conn, _ := net.Pipe()
-		c := newClient(newWire(conn, nil), newUUID(), "t", &s.opts)
-		c.traffic = s.realm.traffic(c.id)
-		c.writing = true
-		s.realm.admit(c, nil)
-		clients[i] = c
+		clients[i] = benchClient(s, conn, newUUID(), "t")
+		silence(s, clients[i])
 	}
-	p := parcel{frame: textFrame(benchOffer("dst")), src: "src", fate: fateHold}
+	p := parcel{frame: textFrame(benchOffer("dst")), src: "src", keep: keepUntilExpiry}
 	var goroutines atomic.Int64
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
@@ -135,7 +143,7 @@ func benchRoute(b *testing.B, ids, parts int) {
 			c := own[i%len(own)]
 			s.realm.route(c.id, p)
 			c.mu.Lock()
-			c.outbox, c.bytes = c.outbox[:0], 0
+			c.outbox.parcels, c.outbox.bytes = c.outbox.parcels[:0], 0
 			c.mu.Unlock()
 		}
 	})

@@ -46,7 +46,7 @@ func TestSoManyMayBeConnectedFromOneAddress(t *testing.T) {
 	rec.wait(t, 8) // five came, one twice; "a" and "b" went
 	r.rawOpenFrom(one).open("f")
 	for c := range r.srv.Realm().Clients() {
-		c.wire.Conn.Close() // or Close would wait for these peers, who do not hang up
+		c.socket.conn.Close() // or Close would wait for these peers, who do not hang up
 	}
 	closeServer(t, r.srv)
 	require.EqualValues(t, 4, r.srv.Stats().Refused["limit"])

@@ -63,14 +63,15 @@ func TestARefusedMessageGivesItsBufferBack(t *testing.T) {
 	s := NewServer(Options{MaxHeldPerDestination: 1})
 	defer s.Close()
 	route := func(src string) outcome {
-		frame, buf := relayFrame(pooledFrame / 2)
+		frame, buf := frameBuffer(pooledFrame / 2)
 		require.NotNil(t, buf)
-		return s.realm.route("absent", parcel{frame: frame, buf: buf, src: src, deadline: time.Now().Add(time.Minute), fate: fateHold})
+		out, _ := s.realm.route("absent", parcel{frame: frame, buf: buf, src: src, deadline: time.Now().Add(time.Minute), keep: keepUntilExpiry})
+		return out
 	}
 	require.Equal(t, held, route("first"))
 	cost := allocated(func() {
 		for range messages {
-			require.Equal(t, refused, route("second"))
+			require.Equal(t, notKept, route("second"))
 		}
 	})
 	require.Less(t, cost/messages, uint64(pooledFrame*3/4), "bytes for each") // with -race, a pool loses some
@@ -82,19 +83,21 @@ func TestALongDestinationIsNotRemembered(t *testing.T) {
 	s := NewServer(Options{MaxHeldPerDestination: 1})
 	defer s.Close()
 	route := func(dst, src string) outcome {
-		return s.realm.route(dst, parcel{frame: []byte("f"), src: src, deadline: time.Now().Add(time.Minute), fate: fateHold})
+		out, _ := s.realm.route(dst, parcel{frame: []byte("f"), src: src, deadline: time.Now().Add(time.Minute), keep: keepUntilExpiry})
+		return out
 	}
 	long := strings.Repeat("d", maxIDBytes+1)
 	for _, dst := range []string{long[1:], long} {
 		require.Equal(t, held, route(dst, "first"))
-		require.Equal(t, refused, route(dst, "second"))
+		require.Equal(t, notKept, route(dst, "second"))
 	}
-	require.EqualValues(t, 1, s.realm.told.Load(), "an id of the usual length is")
+	require.EqualValues(t, 1, s.realm.expired.Load(), "an id of the usual length is")
 	require.NoError(t, s.realm.check())
 
 	full := NewServer(Options{MaxHeldBytes: 1})
 	defer full.Close()
-	require.Equal(t, refused, full.realm.route(long, parcel{frame: []byte("frame"), src: "s", fate: fateHold}))
+	out, _ := full.realm.route(long, parcel{frame: []byte("frame"), src: "s", keep: keepUntilExpiry})
+	require.Equal(t, notKept, out)
 	require.Empty(t, full.realm.shard(long).waiting)
 }
 
@@ -307,7 +310,7 @@ func TestAllDestinationsTogetherMayHaveSoMuchHeld(t *testing.T) {
 func TestTheBoundOnAllThatIsHeldHoldsForManyAtOnce(t *testing.T) {
 	const bound, size, senders, each = 1 << 20, 1 << 10, 16, 200 // three times the bound in all
 	r := newRealm(new(Options{MaxHeldBytes: bound}.withDefaults()))
-	p := parcel{src: "a", frame: make([]byte, size), deadline: time.Now().Add(time.Hour), fate: fateHold}
+	p := parcel{src: "a", frame: make([]byte, size), deadline: time.Now().Add(time.Hour), keep: keepUntilExpiry}
 	for range 5 {
 		parallel(senders, func(i int) {
 			for n := range each {
@@ -364,9 +367,10 @@ func TestWithoutBoundsAnyNumberIsHeld(t *testing.T) {
 			a.offer("absent", fmt.Sprint(i))
 		}
 		synctest.Wait()
-		big := parcel{src: "a", frame: make([]byte, DefaultMaxHeldBytes/2+1), deadline: time.Now().Add(time.Minute), fate: fateHold}
+		big := parcel{src: "a", frame: make([]byte, DefaultMaxHeldBytes/2+1), deadline: time.Now().Add(time.Minute), keep: keepUntilExpiry}
 		for _, id := range []string{"b", "c", "d"} {
-			require.Equal(t, held, r.srv.realm.route(id, big))
+			out, _ := r.srv.realm.route(id, big)
+			require.Equal(t, held, out)
 		}
 		require.Greater(t, r.srv.Stats().HeldBytes, DefaultMaxHeldBytes)
 		require.Empty(t, a.frames)

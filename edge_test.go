@@ -57,6 +57,7 @@ func (p *rawPeer) wantTurnedAway(t MessageType, msg string) {
 	require.Equal(p.t, byte(rawFin|rawClose), first)
 	require.GreaterOrEqual(p.t, len(payload), 2)
 	require.EqualValues(p.t, 1008, binary.BigEndian.Uint16(payload))
+	p.answerClose()
 	_, err := p.br.ReadByte()
 	require.Equal(p.t, io.EOF, err, "the end of the stream")
 	p.conn.Close()

@@ -43,6 +43,20 @@ var (
 	ErrJoinNotAllowed = errors.New("peer: clients may not join rooms by themselves")
 )
 
+// A Reject is an error of [Options.Authenticate], [Options.GenerateClientID] or
+// [Options.AllowJoin] whose text is meant for the client.
+type Reject struct {
+	// Type is what a client that may not connect gets: [TypeError] (the default), on
+	// which PeerJS raises "server-error", [TypeInvalidKey] or [TypeIDTaken]. A client
+	// that may not join a room gets [TypeRoomRefused], whatever Type is.
+	Type MessageType
+	// Message is the text for the client.
+	Message string
+}
+
+// Error returns the text as that of an error of this package.
+func (r *Reject) Error() string { return "peer: rejected: " + r.Message }
+
 // A DisconnectReason says why a connection ended. It is also an error, the
 // [context.Cause] of the client's context.
 type DisconnectReason uint8
@@ -77,6 +91,9 @@ const (
 	ReasonPanic
 	// ReasonShutdown: the server was shut down.
 	ReasonShutdown
+	// ReasonOverloaded: it was in the middle of a large message while all clients
+	// together had more of unfinished messages than [Options.MaxPartialBytes].
+	ReasonOverloaded
 
 	reasonRefused // never connected: only the close frame needs it
 	numReasons    = iota + 1
@@ -119,6 +136,7 @@ var reasons = [numReasons]struct {
 	ReasonProtocolError:  {"protocol error", 1002},
 	ReasonPanic:          {"internal error", 1011},
 	ReasonShutdown:       {"server shutdown", 1001},
+	ReasonOverloaded:     {"server overloaded", 1013},
 	reasonRefused:        {"refused", 1008},
 }
 
@@ -234,6 +252,7 @@ func guard(f func()) (err error) {
 			err = fmt.Errorf("%w: %v", ErrPanic, p)
 		}
 	}()
+	wakeMonitor() // f may compute for long
 	f()
 	return nil
 }

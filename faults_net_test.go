@@ -150,7 +150,7 @@ func TestFramesThatGoOutInPiecesArriveWhole(t *testing.T) {
 	rec := watch(r.srv)
 	a, b := r.rawConnect("a"), r.rawConnect("b")
 	rec.wait(t, 2)
-	r.srv.Realm().Client("b").wire.Conn.(*net.TCPConn).SetWriteBuffer(64 << 10)
+	r.srv.Realm().Client("b").socket.conn.(*net.TCPConn).SetWriteBuffer(64 << 10)
 	_, payload := offerOfSize("b", size)
 	for i := range n {
 		a.text(fmt.Sprintf(`{"type":"OFFER","dst":"b","payload":[%d,%s]}`, i, payload))

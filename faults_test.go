@@ -415,11 +415,12 @@ func TestAHookThatBlocksHoldsUpItsConnectionOnly(t *testing.T) {
 			hr.by.b.wantOffer("late", `1`)
 			hr.srv.Realm().RemoveClient("mallory")
 			require.Nil(t, hr.srv.Realm().Client("mallory"))
-			hr.by.a.offer("mallory", `2`) // is held
-			again := hr.dial("mallory", "yet another token")
-			again.wantOpen() // its events have to wait, not it
-			again.wantOffer("alice", `2`)
+			hr.by.a.offer("mallory", `2`)                    // is held
+			again := hr.dial("mallory", "yet another token") // its events have to wait, and OPEN with them
+			waitFor(t, func() bool { return hr.srv.Realm().Client("mallory") != nil })
 			close(release)
+			again.wantOpen()
+			again.wantOffer("alice", `2`)
 			hr.await(provoked)
 			late.offer("mallory", `3`)
 			again.wantOffer("late", `3`)

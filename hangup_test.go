@@ -97,9 +97,11 @@ func TestAClientThatHasEndedHoldsNoBuffer(t *testing.T) {
 			p.skipToEnd()
 			p.conn.Close()
 			closeServer(t, r.srv)
-			require.Nil(t, c.wire.buf)
-			require.Empty(t, c.wire.unread)
-			require.Nil(t, c.scratch)
+			require.Nil(t, c.socket.buf)
+			require.Empty(t, c.socket.unread)
+			require.Nil(t, c.socket.own)
+			require.Nil(t, c.socket.pieces)
+			require.Zero(t, r.srv.realm.partials.used.Load())
 		})
 	}
 }
@@ -113,8 +115,8 @@ func TestAMessageMayMoveWhileItsWriteWaits(t *testing.T) {
 		synctest.Wait()
 		c := r.srv.Realm().Client("a")
 		require.NoError(t, c.Send(Message{Type: "A"}))
-		require.Len(t, c.outbox, 1)
-		require.NotNil(t, c.room[0].frame)
+		require.Len(t, c.outbox.parcels, 1)
+		require.NotNil(t, c.outbox.room[0].frame)
 		require.NoError(t, c.Send(Message{Type: "B"}))
 		p.want(`{"type":"A"}`)
 		p.want(`{"type":"B"}`)
@@ -127,8 +129,8 @@ func TestNobodyHoldsAMessageThatHasGone(t *testing.T) {
 		synctest.Wait()
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		require.Empty(t, c.outbox)
-		for _, left := range append(c.outbox[:cap(c.outbox)], c.room[0]) {
+		require.Empty(t, c.outbox.parcels)
+		for _, left := range append(c.outbox.parcels[:cap(c.outbox.parcels)], c.outbox.room[0]) {
 			require.Nil(t, left.frame)
 		}
 	}

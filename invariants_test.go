@@ -148,10 +148,11 @@ func TestALateEndDoesNotRemoveTheSuccessor(t *testing.T) {
 	old.send(`{"type":"HOLD"}`)
 	<-inside // the reader of the old connection is held up by the host
 	young := r.dial("a", "t")
-	young.wantOpen()
 	require.Equal(t, CloseReplaced, old.wantEnd())
+	waitFor(t, func() bool { return r.srv.Realm().Client("a") != nil })
 	successor := r.srv.Realm().Client("a")
 	close(held)
+	young.wantOpen() // after the events of its predecessor
 	require.NotNil(t, successor)
 	b := r.connect("b")
 	b.offer("a", `1`)

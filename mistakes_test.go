@@ -73,14 +73,17 @@ func mistakenRig(t *testing.T, opts Options) (r *rig, a, b *testPeer, errs chan 
 		assert.Equal(t, "alice", c.ID())
 		errs <- err
 	})
-	return r, r.connect("alice"), r.connect("bob"), errs, log
+	a, b = r.connect("alice"), r.connect("bob")
+	a.offer("bob", "0") // each is read after the line about its connection
+	b.wantOffer("alice", "0")
+	b.offer("alice", "0")
+	a.wantOffer("bob", "0")
+	return r, a, b, errs, log
 }
 
 func TestAMistakeOfAClientIsReportedOnce(t *testing.T) {
 	r, a, b, errs, log := mistakenRig(t, Options{})
 	a.send(`{"type":"HEARTBEAT"}`)
-	a.offer("bob", "0")
-	b.wantOffer("alice", "0")
 	for _, m := range mistakes {
 		t.Run(m.name, func(t *testing.T) {
 			r.in(t)
@@ -128,8 +131,6 @@ func TestAMalformedJoinIsAnswered(t *testing.T) {
 func TestAnUnknownTypeIsNoMistakeWhereTheHostListens(t *testing.T) {
 	r, a, b, errs, log := mistakenRig(t, Options{})
 	r.srv.OnMessage(func(*Client, Message) {})
-	a.offer("bob", "0") // after the lines about connections
-	b.wantOffer("alice", "0")
 	log.take()
 	a.send(`{"type":"CHAT","dst":"bob"}`)
 	a.send(`{"type":"CHAT"}`)
@@ -143,8 +144,6 @@ func TestAnUnknownTypeIsNoMistakeWhereTheHostListens(t *testing.T) {
 
 func TestWhatIsNoMistakeIsNotReported(t *testing.T) {
 	r, a, b, errs, log := mistakenRig(t, Options{HoldTypes: []MessageType{"LETTER"}})
-	a.offer("bob", "0") // after the lines about connections
-	b.wantOffer("alice", "0")
 	log.take()
 	for _, text := range []string{`{"type":"LEAVE","dst":"carol"}`, `{"type":"EXPIRE","dst":"carol"}`, `{"type":"OFFER","dst":"carol"}`,
 		`{"type":"LETTER","dst":"carol"}`, `{"type":"NOTE","dst":"bob"}`, `{"type":"HEARTBEAT","dst":5}`} {
@@ -171,18 +170,17 @@ func BenchmarkMistake(b *testing.B) {
 			s := NewServer(Options{AliveTimeout: -1, RelayTypes: []MessageType{"NOTE"}})
 			src, dst := stubClient(b, s, "src", "t"), stubClient(b, s, "dst", "t")
 			for _, c := range []*Client{src, dst} {
-				c.writing = true // a writer that never comes: the socket is not measured
-				s.realm.admit(c, nil)
+				silence(s, c)
 			}
-			data := []byte(m.text)
+			data, ss := []byte(m.text), &session{Server: s, c: src}
 			b.ReportAllocs()
 			for b.Loop() {
-				s.handle(src, data)
+				ss.handle(data)
 				for _, c := range []*Client{src, dst} {
-					for i := range c.outbox {
-						c.outbox[i].release()
+					for i := range c.outbox.parcels {
+						c.outbox.parcels[i].release()
 					}
-					c.outbox, c.bytes = c.room[:0], 0
+					c.outbox.parcels, c.outbox.bytes = c.outbox.room[:0], 0
 				}
 			}
 		})

@@ -25,6 +25,7 @@ const (
 	DefaultConcurrentLimit       = 5000
 	DefaultMaxMessageSize        = 1 << 20
 	DefaultMaxTokenBytes         = 8 << 10
+	DefaultMaxPartialBytes       = 32 << 20
 	DefaultMaxOutboxMessages     = 1024
 	DefaultMaxOutboxBytes        = 2 << 20
 	DefaultMaxHeldPerPair        = 100
@@ -42,8 +43,7 @@ const (
 // A field that is a function decides something. It may be called by many
 // connections at once, never runs under a lock, and may be slow: it delays only
 // the connection that it decides about. If it panics, that counts as a refusal,
-// and ends the connection if there is one. ReadSocket and WriteSocket are no such
-// functions.
+// and ends the connection if there is one.
 type Options struct {
 	// Path is a prefix of the server's addresses below the place where it is
 	// mounted, as in PeerServer ("path"). Mounted at "/peerjs/" with Path
@@ -248,24 +248,11 @@ type Options struct {
 	// bound.
 	MaxHeldBytes int
 
-	// ReadSocket is the system call that reads a plain socket: read(2) on a socket
-	// that does not block. It is for a program of its own that knows a cheaper one,
-	// as examples/peerjs does on Linux: while a process sleeps most of the time, what
-	// the runtime does around a system call costs more than the call. It does that
-	// for a reason, though: where it is not told of the calls, a function of the host
-	// that computes for long is not interrupted for the sake of others.
-	//
-	// It is called by many connections at once. It may read less than there is, must
-	// not wait, and its error is one of package syscall: EAGAIN if there is nothing to
-	// read, EINTR to be called again; 0 without an error is the end of the stream. A
-	// panic in it ends the process. It is not used for TLS, for a connection that the
-	// host has wrapped, and on Windows. Default [syscall.Read].
-	ReadSocket func(fd uintptr, p []byte) (n int, err error)
-
-	// WriteSocket is the same for writing, as far as that goes without waiting: what
-	// the socket does not take at once is written by package net. Default
-	// [syscall.Write].
-	WriteSocket func(fd uintptr, p []byte) (n int, err error)
+	// MaxPartialBytes bounds what all clients together have sent of messages that are
+	// not whole yet, in bytes. What a client has sent of one frame does not count up to
+	// 8 KiB. A client that sends more when the bound is reached is closed with 1013
+	// ([ReasonOverloaded]). Default [DefaultMaxPartialBytes]; negative means no bound.
+	MaxPartialBytes int
 
 	// Logger gets one line for each connection, disconnect and refusal (Info),
 	// for each error of the host's (Warn), and for each that a client has caused
@@ -322,6 +309,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.ConcurrentLimit, DefaultConcurrentLimit)
 	setDefault(&o.MaxMessageSize, DefaultMaxMessageSize)
 	setDefault(&o.MaxTokenBytes, DefaultMaxTokenBytes)
+	setDefault(&o.MaxPartialBytes, DefaultMaxPartialBytes)
 	setDefault(&o.MaxOutboxMessages, DefaultMaxOutboxMessages)
 	setDefault(&o.MaxOutboxBytes, DefaultMaxOutboxBytes)
 	setDefault(&o.MaxHeldPerPair, DefaultMaxHeldPerPair)
@@ -335,12 +323,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.ValidID == nil {
 		o.ValidID = validID
-	}
-	if o.ReadSocket == nil {
-		o.ReadSocket = readSocket
-	}
-	if o.WriteSocket == nil {
-		o.WriteSocket = writeSocket
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -39,6 +39,7 @@ var defaults = map[string]any{
 	"DefaultMaxRoomMembers":        100,
 	"DefaultMaxRoomsPerClient":     20,
 	"DefaultMaxTokenBytes":         8192,
+	"DefaultMaxPartialBytes":       32 << 20,
 }
 
 // The fields whose zero value means what their comment says, without a default
@@ -83,7 +84,7 @@ func TestEveryZeroFieldGetsItsDocumentedDefault(t *testing.T) {
 			delete(unused, m[1])
 			continue
 		}
-		known := []string{"GenerateClientID", "ValidID", "ReadSocket", "WriteSocket", "Logger"}
+		known := []string{"GenerateClientID", "ValidID", "Logger"}
 		if value.IsZero() {
 			known = zeroStays
 		}
@@ -137,11 +138,9 @@ func TestWhatIsSetIsKept(t *testing.T) {
 		AllowOverride:    func(_, _ *Client) bool { said += "o"; return true },
 		Authorize:        func(*Client, Message) error { said += "z"; return nil },
 		AllowJoin:        func(*Client, string) error { said += "j"; return nil },
-		ReadSocket:       func(uintptr, []byte) (int, error) { said += "r"; return 0, nil },
-		WriteSocket:      func(uintptr, []byte) (int, error) { said += "w"; return 0, nil },
 		ProbeAfter:       7, ProbeTimeout: 8, RejectBeforeUpgrade: true, RelayTypes: []MessageType{"R"}, HoldTypes: []MessageType{"H"},
 		MaxMessageSize: 9, MessageRate: 0.5, MaxOutboxMessages: 10, MaxOutboxBytes: 11, MaxHeldPerPair: 12, MaxHeldPerDestination: 13, MaxHeldBytes: 14,
-		MaxRooms: 15, MaxRoomMembers: 16, MaxRoomsPerClient: 17, MaxTokenBytes: 18, TrustUnixProxy: true,
+		MaxRooms: 15, MaxRoomMembers: 16, MaxRoomsPerClient: 17, MaxTokenBytes: 18, MaxPartialBytes: 19, TrustUnixProxy: true,
 		Logger: slog.Default(),
 	}
 	got := o.withDefaults()
@@ -162,9 +161,7 @@ func TestWhatIsSetIsKept(t *testing.T) {
 	got.AllowOverride(nil, nil)
 	got.Authorize(nil, Message{})
 	got.AllowJoin(nil, "")
-	got.ReadSocket(0, nil)
-	got.WriteSocket(0, nil)
-	assert.Equal(t, "gvaozjrw", said)
+	assert.Equal(t, "gvaozj", said)
 	assert.Empty(t, Options{Path: "/"}.withDefaults().Path)
 }
 

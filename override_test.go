@@ -272,12 +272,13 @@ func TestEventsOfAnOverrideInOrder(t *testing.T) {
 	})
 	r.dial("a", "one").wantOpen()
 	two := r.dial("a", "two")
-	two.wantOpen() // does not wait for the host
 	<-leaving
 	two.offer("a", `1`) // is read when the host has been told who it is from
 	wantIntroduced(r.connect("b"), r.connect("c"))
+	require.Empty(t, two.frames, "OPEN waits for the events of the predecessor")
 	goOn <- true
 	require.False(t, <-connected)
+	two.wantOpen()
 	two.wantOffer("a", `1`)
 }
 

@@ -5,44 +5,100 @@ import (
 	"cmp"
 	"container/list"
 	"slices"
+	"sync"
 	"time"
 )
 
-// A fate says what becomes of a parcel whose connection ends before it is written.
-type fate uint8
+// A retention says what becomes of a parcel whose connection ends before the parcel is
+// written.
+type retention uint8
 
 const (
-	fateDrop fate = iota // concerns that one connection: OPEN, pings
-	fateOwn              // goes to the next connection of the same peer, if that takes over directly
-	fatePass             // goes to whoever takes the id over directly
-	fateHold             // the same, but waits for the id if nobody has it
+	keepNone         retention = iota // it concerns that one connection: OPEN, pings
+	keepForSamePeer                   // a successor with the same token gets it
+	keepForSuccessor                  // any successor gets it
+	keepUntilExpiry                   // the same, and without a successor it waits for the id
 )
 
 // A parcel is one encoded message on its way to one destination.
 type parcel struct {
-	frame    []byte  // a whole WebSocket frame; not modified while anybody has the parcel
-	buf      *[]byte // the pooled buffer that frame lies in, if it does
-	src      string  // id of the sender; "" for the server itself
-	deadline time.Time
-	fate     fate
-	follows  bool // belongs to an offer, like an answer or a candidate
+	frame     []byte  // a whole WebSocket frame; not modified while anybody has the parcel
+	buf       *[]byte // the pooled buffer that frame lies in, if it does
+	src       string  // id of the sender; "" for the server itself
+	deadline  time.Time
+	keep      retention
+	continues bool // ANSWER or CANDIDATE: part of a negotiation that an OFFER began
+}
+
+// newParcel returns a client's message as it is relayed. quoted is src as a JSON string.
+func newParcel(e *envelope, src, quoted string, keep retention, deadline time.Time) parcel {
+	frame, buf := frameBuffer(e.size(quoted))
+	return parcel{
+		frame:     e.append(frame, quoted),
+		buf:       buf,
+		src:       src,
+		deadline:  deadline,
+		keep:      keep,
+		continues: e.typ == TypeAnswer || e.typ == TypeCandidate,
+	}
+}
+
+// ownParcel returns a message of the server itself, or of the host.
+func ownParcel(message []byte, keep retention) parcel {
+	return parcel{frame: textFrame(message), keep: keep}
+}
+
+// frameBuffers are buffers for the frames of relayed messages. Without them the garbage
+// collector runs thirty times a second under load.
+var frameBuffers = sync.Pool{New: func() any { b := make([]byte, 0, pooledFrame); return &b }}
+
+const pooledFrame = 4 << 10
+
+// frameBuffer returns the header of a text frame with a payload of n bytes, and room for
+// the payload. buf is the pooled buffer that it lies in, if n fits into one without wasting
+// most of it.
+func frameBuffer(n int) (frame []byte, buf *[]byte) {
+	if n+maxFrameHead > pooledFrame || n < pooledFrame/4 {
+		return newFrame(n), nil
+	}
+	buf = frameBuffers.Get().(*[]byte)
+	return appendHead((*buf)[:0], n), buf
 }
 
 // release returns the buffer of a parcel that has been written, or is not going to be.
 func (p *parcel) release() {
 	if p.buf != nil {
-		frames.Put(p.buf)
+		frameBuffers.Put(p.buf)
 		p.buf = nil
 	}
 }
 
-// settle moves the frame of a parcel that is to wait out of its buffer, so that it
+// detach moves the frame of a parcel that is to wait out of its pooled buffer, so that it
 // takes no more memory than it counts for.
-func (p *parcel) settle() {
+func (p *parcel) detach() {
 	if p.buf != nil {
 		p.frame = bytes.Clone(p.frame)
 		p.release()
 	}
+}
+
+// size returns how many bytes the frames of ps take.
+func size(ps []parcel) (n int) {
+	for i := range ps {
+		n += len(ps[i].frame)
+	}
+	return n
+}
+
+// A tally is what an operation has changed of what is counted in all queues together.
+type tally struct {
+	parcels int
+	bytes   int // of the parcels
+	expired int // pairs that are remembered as expired
+}
+
+func (t tally) plus(u tally) tally {
+	return tally{t.parcels + u.parcels, t.bytes + u.bytes, t.expired + u.expired}
 }
 
 // A pair is all that one sender has waiting for one destination. It expires as
@@ -51,7 +107,7 @@ type pair struct {
 	src      string
 	deadline time.Time // of its oldest parcel
 	parcels  []numbered
-	refused  bool          // its sender has been told; it has no parcels, and what follows the last offer is not wanted
+	expired  bool          // its sender has read EXPIRE: it has no parcels, and what continues the last offer is not wanted
 	place    *list.Element // in queue.order
 }
 
@@ -61,55 +117,77 @@ type numbered struct {
 	number int
 }
 
-// A queue holds the parcels for one absent destination. What it does with a new
-// parcel, or with one pair, takes no longer if there are many. The zero value is
-// empty. It is not safe for concurrent use.
+// bounds are what one queue may hold. A negative bound means none.
+type bounds struct {
+	perPair int // parcels of one sender
+	parcels int
+	bytes   int // one parcel may always wait, however large
+}
+
+// A queue holds the parcels for one absent destination. What it does with a new parcel, or
+// with one pair, takes no longer if there are many. The zero value is empty. It is not safe
+// for concurrent use.
 type queue struct {
 	pairs       map[string]*pair // by sender
 	order       *list.List       // of *pair, by deadline; nil without any
 	first, next int              // numbers: of the first parcel that came back, and of the next to come
-	parcels     int
-	bytes       int // of the parcels
-	told        int // how many of the pairs are refused
+	tally                        // of what is in the queue now
 }
 
-// push appends p unless its pair or the queue holds as many parcels as it may; a
-// negative bound means none.
-func (q *queue) push(p parcel, maxPair, maxAll int) bool {
-	if maxAll >= 0 && q.parcels >= maxAll || maxPair >= 0 && q.count(p.src) >= maxPair {
-		return false
-	}
-	q.add(p, q.next)
-	q.next++
-	return true
+// fits reports whether p is within the bounds of the queue.
+func (q *queue) fits(p *parcel, b bounds) bool {
+	return (b.perPair < 0 || q.held(p.src) < b.perPair) &&
+		(b.parcels < 0 || q.parcels < b.parcels) &&
+		(b.bytes < 0 || q.parcels == 0 || q.bytes+len(p.frame) <= b.bytes)
 }
 
-// count returns how many parcels src has waiting.
-func (q *queue) count(src string) int {
+// held returns how many parcels src has waiting.
+func (q *queue) held(src string) int {
 	if at := q.pairs[src]; at != nil {
 		return len(at.parcels)
 	}
 	return 0
 }
 
-// add puts p into the pair that it belongs to.
-func (q *queue) add(p parcel, number int) {
-	at := q.pairs[p.src]
-	switch {
-	case at == nil:
-		at = q.open(p.src, p.deadline)
-	case at.refused:
-		at.refused = false
-		q.told--
+// push appends p.
+func (q *queue) push(p parcel) tally {
+	q.next++
+	return q.add(p, q.next-1)
+}
+
+// unshift puts parcels that were on their way before everything that waits. Their deadlines
+// stay. Those for which accept is false are not put anywhere.
+func (q *queue) unshift(ps []parcel, accept func(p *parcel) bool) (t tally) {
+	q.first -= len(ps)
+	first := q.first
+	for i := range ps {
+		if accept(&ps[i]) {
+			t = t.plus(q.add(ps[i], first+i))
+		}
 	}
+	return t
+}
+
+// add puts p into the pair that it belongs to.
+func (q *queue) add(p parcel, number int) tally {
+	at := q.pairs[p.src]
+	if at == nil {
+		at = q.open(p.src, p.deadline)
+	}
+	t := q.revive(at)
 	if p.deadline.Before(at.deadline) {
 		q.order.Remove(at.place)
 		q.line(at, p.deadline)
 	}
-	p.settle()
+	p.detach()
 	at.parcels = append(at.parcels, numbered{p, number})
-	q.parcels++
-	q.bytes += len(p.frame)
+	return t.plus(q.count(tally{parcels: 1, bytes: len(p.frame)}))
+}
+
+// count changes what is in the queue by t, and returns t.
+func (q *queue) count(t tally) tally {
+	q.tally = q.tally.plus(t)
+	return t
 }
 
 // open makes a pair without parcels.
@@ -138,55 +216,65 @@ func (q *queue) line(at *pair, deadline time.Time) {
 	}
 }
 
-// refused reports whether src has been told already that nothing of it waits.
-func (q *queue) refused(src string) bool {
-	at := q.pairs[src]
-	return at != nil && at.refused
+// revive forgets that a pair has expired.
+func (q *queue) revive(at *pair) tally {
+	if !at.expired {
+		return tally{}
+	}
+	at.expired = false
+	return q.count(tally{expired: -1})
 }
 
-// refuse drops everything that src has waiting, returns how many parcels that
-// was, and remembers until the deadline of the first of them that src was told.
-func (q *queue) refuse(src string, deadline time.Time) int {
+// expired reports whether the sender src has read EXPIRE for this destination and has had
+// nothing waiting since.
+func (q *queue) expired(src string) bool {
+	at := q.pairs[src]
+	return at != nil && at.expired
+}
+
+// expirePair drops everything that src has waiting, and remembers until the deadline of the
+// first of it that src reads EXPIRE.
+func (q *queue) expirePair(src string, deadline time.Time) tally {
 	at := q.pairs[src]
 	if at == nil {
 		at = q.open(src, deadline)
 	}
-	n := q.clear(at)
-	at.refused = true
-	q.told++
-	return n
+	t := q.clear(at)
+	at.expired = true
+	return t.plus(q.count(tally{expired: 1}))
 }
 
-// size returns how many bytes the frames of ps take.
-func size(ps []parcel) (n int) {
-	for i := range ps {
-		n += len(ps[i].frame)
-	}
-	return n
-}
-
-// clear takes the parcels out of a pair and returns how many there were.
-func (q *queue) clear(at *pair) int {
-	n := len(at.parcels)
+// clear takes the parcels out of a pair.
+func (q *queue) clear(at *pair) tally {
+	t := tally{parcels: -len(at.parcels)}
 	for _, p := range at.parcels {
-		q.bytes -= len(p.frame)
+		t.bytes -= len(p.frame)
 	}
-	q.parcels -= n
 	at.parcels = nil
-	if at.refused {
-		at.refused = false
-		q.told--
-	}
-	return n
+	return q.count(t).plus(q.revive(at))
 }
 
-// unshift puts parcels that were on their way before everything that waits. They
-// were accepted once, so no bound turns them away, and their deadline stays.
-func (q *queue) unshift(ps []parcel) {
-	q.first -= len(ps)
-	for i, p := range ps {
-		q.add(p, q.first+i)
+// drop removes the pair of src with everything that it has waiting.
+func (q *queue) drop(src string) tally {
+	at := q.pairs[src]
+	if at == nil {
+		return tally{}
 	}
+	delete(q.pairs, src)
+	q.order.Remove(at.place)
+	return q.clear(at)
+}
+
+// expire drops the pairs whose deadline is not after now, and returns the senders that have
+// to be told.
+func (q *queue) expire(now time.Time) (srcs []string, t tally) {
+	for at := q.soonest(); at != nil && !at.deadline.After(now); at = q.soonest() {
+		if !at.expired {
+			srcs = append(srcs, at.src)
+		}
+		t = t.plus(q.drop(at.src))
+	}
+	return srcs, t
 }
 
 // all returns the parcels in the order of their arrival.
@@ -207,33 +295,10 @@ func (q *queue) all() []parcel {
 }
 
 // take empties the queue and returns what was in it, in order.
-func (q *queue) take() []parcel {
-	ps := q.all()
+func (q *queue) take() ([]parcel, tally) {
+	ps, t := q.all(), tally{-q.parcels, -q.bytes, -q.tally.expired}
 	*q = queue{}
-	return ps
-}
-
-// drop removes everything that src has waiting and returns how many that was.
-func (q *queue) drop(src string) int {
-	at := q.pairs[src]
-	if at == nil {
-		return 0
-	}
-	delete(q.pairs, src)
-	q.order.Remove(at.place)
-	return q.clear(at)
-}
-
-// expire drops the pairs whose deadline is not after now, and returns the senders
-// who have to be told and how many parcels they had.
-func (q *queue) expire(now time.Time) (srcs []string, n int) {
-	for at := q.soonest(); at != nil && !at.deadline.After(now); at = q.soonest() {
-		if !at.refused {
-			srcs = append(srcs, at.src)
-		}
-		n += q.drop(at.src)
-	}
-	return srcs, n
+	return ps, t
 }
 
 // soonest returns the pair that expires first, and nil if the queue is empty.
@@ -242,16 +307,4 @@ func (q *queue) soonest() *pair {
 		return nil
 	}
 	return q.order.Front().Value.(*pair)
-}
-
-// latest returns the pair with parcels that expires last, and nil if no pair has any.
-func (q *queue) latest() *pair {
-	if q.parcels == 0 {
-		return nil
-	}
-	last := q.order.Back()
-	for last.Value.(*pair).refused {
-		last = last.Prev()
-	}
-	return last.Value.(*pair)
 }

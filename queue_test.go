@@ -16,7 +16,37 @@ func at(n int) time.Time { return time.Unix(1_000_000_000+int64(n), 0) }
 
 // par returns a parcel from src whose deadline is at(deadline).
 func par(src, frame string, deadline int) parcel {
-	return parcel{frame: []byte(frame), src: src, deadline: at(deadline), fate: fateHold}
+	return parcel{frame: []byte(frame), src: src, deadline: at(deadline), keep: keepUntilExpiry}
+}
+
+// offerTo pushes p if it is within the bounds.
+func offerTo(q *queue, p parcel, perPair, parcels int) bool {
+	if !q.fits(&p, bounds{perPair, parcels, -1}) {
+		return false
+	}
+	q.push(p)
+	return true
+}
+
+func always(*parcel) bool { return true }
+
+func taken(q *queue) []parcel {
+	before := q.tally
+	ps, t := q.take()
+	if t.plus(before) != (tally{}) {
+		panic("take does not tell what it took")
+	}
+	return ps
+}
+
+func dropped(q *queue, src string) int { return -q.drop(src).parcels }
+
+func expireAt(t *testing.T, q *queue, now time.Time) (srcs []string, n int) {
+	t.Helper()
+	before := q.tally
+	srcs, changed := q.expire(now)
+	require.Equal(t, q.tally, before.plus(changed))
+	return srcs, -changed.parcels
 }
 
 // wantQueue wants these frames in q, in order, and its books to agree with them.
@@ -42,19 +72,19 @@ func wantNext(t *testing.T, q *queue, deadline int) {
 func TestQueueKeepsTheOrderOfArrival(t *testing.T) {
 	var q queue
 	require.Nil(t, q.soonest(), "the zero queue is empty")
-	require.Empty(t, q.take())
+	require.Empty(t, taken(&q))
 	for i, src := range []string{"a", "b", "a", "c", "b"} {
-		require.True(t, q.push(par(src, src+fmt.Sprint(i), 10+i), 9, 9))
+		require.True(t, offerTo(&q, par(src, src+fmt.Sprint(i), 10+i), 9, 9))
 	}
 	wantQueue(t, &q, "a0", "b1", "a2", "c3", "b4")
 	wantNext(t, &q, 10)
-	ps := q.take()
+	ps := taken(&q)
 	require.Len(t, ps, 5)
 	require.Equal(t, par("a", "a2", 12), ps[2], "a parcel stays as it was")
 	wantQueue(t, &q)
 	require.Nil(t, q.soonest())
-	require.Zero(t, q.drop("a"), "nothing is left of a sender")
-	require.True(t, q.push(par("a", "again", 30), 1, 1), "nor in the bounds")
+	require.Zero(t, dropped(&q, "a"), "nothing is left of a sender")
+	require.True(t, offerTo(&q, par("a", "again", 30), 1, 1), "nor in the bounds")
 	wantNext(t, &q, 30)
 }
 
@@ -81,7 +111,7 @@ func TestQueueIsBounded(t *testing.T) {
 		accepted, frames := "", []string(nil)
 		for i, src := range tc.srcs {
 			frame := fmt.Sprintf("%c%d", src, i)
-			if q.push(par(string(src), frame, i), tc.pair, tc.all) {
+			if offerTo(&q, par(string(src), frame, i), tc.pair, tc.all) {
 				accepted += "y"
 				frames = append(frames, frame)
 			} else {
@@ -99,26 +129,26 @@ func TestQueueIsBounded(t *testing.T) {
 func TestPairExpiresAsOneWithItsOldestParcel(t *testing.T) {
 	var q queue
 	for i, src := range []string{"a", "b", "a", "c", "a"} {
-		q.push(par(src, src+fmt.Sprint(i), 10+i), -1, -1)
+		offerTo(&q, par(src, src+fmt.Sprint(i), 10+i), -1, -1)
 	}
-	srcs, n := q.expire(at(10).Add(-1))
+	srcs, n := expireAt(t, &q, at(10).Add(-1))
 	require.Empty(t, srcs)
 	require.Zero(t, n)
 	wantNext(t, &q, 10)
 
-	srcs, n = q.expire(at(10))
+	srcs, n = expireAt(t, &q, at(10))
 	require.Equal(t, []string{"a"}, srcs, "once for three parcels, at the very deadline of the first")
 	require.Equal(t, 3, n)
 	wantQueue(t, &q, "b1", "c3")
 	wantNext(t, &q, 11)
 
-	require.True(t, q.push(par("a", "a5", 20), 1, -1), "a pair that has expired begins anew")
-	srcs, n = q.expire(at(19))
+	require.True(t, offerTo(&q, par("a", "a5", 20), 1, -1), "a pair that has expired begins anew")
+	srcs, n = expireAt(t, &q, at(19))
 	require.Equal(t, []string{"b", "c"}, srcs)
 	require.Equal(t, 2, n)
 	wantQueue(t, &q, "a5")
 	wantNext(t, &q, 20)
-	srcs, n = q.expire(at(99))
+	srcs, n = expireAt(t, &q, at(99))
 	require.Equal(t, []string{"a"}, srcs)
 	require.Equal(t, 1, n)
 	require.Nil(t, q.soonest())
@@ -126,11 +156,11 @@ func TestPairExpiresAsOneWithItsOldestParcel(t *testing.T) {
 
 func TestNewcomerWithAnEarlierDeadlineIsTheNextToExpire(t *testing.T) {
 	var q queue // deadlines are made before the lock is got, so they can come out of order
-	q.push(par("a", "a0", 12), -1, -1)
-	q.push(par("b", "b0", 10), -1, -1)
-	q.push(par("c", "c0", 11), -1, -1)
+	offerTo(&q, par("a", "a0", 12), -1, -1)
+	offerTo(&q, par("b", "b0", 10), -1, -1)
+	offerTo(&q, par("c", "c0", 11), -1, -1)
 	wantNext(t, &q, 10)
-	srcs, _ := q.expire(at(11))
+	srcs, _ := expireAt(t, &q, at(11))
 	require.Equal(t, []string{"b", "c"}, srcs)
 	wantQueue(t, &q, "a0")
 }
@@ -138,54 +168,99 @@ func TestNewcomerWithAnEarlierDeadlineIsTheNextToExpire(t *testing.T) {
 func TestPairsOfTheSameDeadlineExpireInOrderOfArrival(t *testing.T) {
 	var q queue
 	for _, src := range []string{"b", "a", "c", "b"} {
-		q.push(par(src, src, 10), -1, -1)
+		offerTo(&q, par(src, src, 10), -1, -1)
 	}
-	srcs, n := q.expire(at(10))
+	srcs, n := expireAt(t, &q, at(10))
 	require.Equal(t, []string{"b", "a", "c"}, srcs)
 	require.Equal(t, 4, n)
 }
 
-func TestTheLatestPairIsOneThatHoldsSomething(t *testing.T) {
+func TestAnExpiredPairIsRememberedUntilItsDeadline(t *testing.T) {
 	var q queue
-	require.Nil(t, q.latest())
-	for i, src := range []string{"a", "b", "c"} {
-		q.push(par(src, src, 10+i), -1, -1)
+	for i, src := range []string{"a", "b", "a"} {
+		q.push(par(src, src+fmt.Sprint(i), 10+i))
 	}
-	require.Equal(t, "c", q.latest().src)
-	require.Equal(t, 1, q.refuse("c", at(20)))
-	require.Equal(t, "b", q.latest().src)
-	q.refuse("a", at(20))
-	q.refuse("b", at(20))
-	require.Nil(t, q.latest())
+	require.False(t, q.expired("a"))
+	require.Equal(t, tally{parcels: -2, bytes: -4, expired: 1}, q.expirePair("a", at(99)))
+	require.True(t, q.expired("a"))
+	require.Equal(t, tally{expired: 0}, q.expirePair("a", at(99)), "once")
+	require.Equal(t, tally{expired: 1}, q.expirePair("c", at(12)), "of a sender that had nothing waiting")
+	require.Equal(t, tally{1, 2, 2}, q.tally)
+	wantQueue(t, &q, "b1")
 	wantNext(t, &q, 10)
+	srcs, held := q.expire(at(11))
+	require.Equal(t, []string{"b"}, srcs, "the sender of an expired pair has been told")
+	require.Equal(t, tally{parcels: -1, bytes: -2, expired: -1}, held)
+	require.False(t, q.expired("a"))
+	require.True(t, q.expired("c"))
+	require.Equal(t, tally{parcels: 1, bytes: 2, expired: -1}, q.push(par("c", "c3", 20)), "a new offer is a new question")
+	wantNext(t, &q, 12)
+	q.expire(at(12))
+	require.Zero(t, q.tally)
+	require.Nil(t, q.soonest())
+}
+
+func TestFitsCountsEveryBound(t *testing.T) {
+	var q queue
+	q.push(par("a", "12345", 10))
+	q.push(par("b", "12345", 10))
+	for _, c := range []struct {
+		src, frame string
+		b          bounds
+		want       bool
+	}{
+		{"a", "1", bounds{2, 3, 11}, true},
+		{"a", "1", bounds{1, 3, 11}, false},
+		{"c", "1", bounds{1, 3, 11}, true},
+		{"c", "1", bounds{1, 2, 11}, false},
+		{"c", "12", bounds{1, 3, 11}, false},
+		{"c", "12", bounds{1, 3, 12}, true},
+		{"a", "123456789", bounds{-1, -1, -1}, true},
+		{"a", "1", bounds{0, -1, -1}, false},
+	} {
+		p := par(c.src, c.frame, 10)
+		require.Equal(t, c.want, q.fits(&p, c.b), "%+v", c)
+	}
+	large := par("a", "123456789", 10)
+	require.True(t, new(queue).fits(&large, bounds{1, 1, 1}), "one parcel may always wait, however large")
+	require.False(t, new(queue).fits(&large, bounds{1, 0, 1}))
+}
+
+func TestWhatComesBackCanBeRefused(t *testing.T) {
+	var q queue
+	q.push(par("a", "a-new", 20))
+	back := []parcel{par("a", "a-1", 10), par("b", "b-1", 10), par("a", "a-2", 10)}
+	booked := q.unshift(back, func(p *parcel) bool { return p.src == "a" })
+	require.Equal(t, tally{parcels: 2, bytes: 6}, booked)
+	wantQueue(t, &q, "a-1", "a-2", "a-new")
 }
 
 func TestDropRemovesAllThatOneSenderHas(t *testing.T) {
 	var q queue
 	for i, src := range []string{"a", "b", "a", "c"} {
-		q.push(par(src, src+fmt.Sprint(i), 10+i), -1, -1)
+		offerTo(&q, par(src, src+fmt.Sprint(i), 10+i), -1, -1)
 	}
-	require.Zero(t, q.drop("nobody"))
-	require.Equal(t, 2, q.drop("a"))
+	require.Zero(t, dropped(&q, "nobody"))
+	require.Equal(t, 2, dropped(&q, "a"))
 	wantQueue(t, &q, "b1", "c3")
 	wantNext(t, &q, 11)
-	require.Zero(t, q.drop("a"))
-	require.Equal(t, 1, q.drop("b"))
-	require.Equal(t, 1, q.drop("c"))
+	require.Zero(t, dropped(&q, "a"))
+	require.Equal(t, 1, dropped(&q, "b"))
+	require.Equal(t, 1, dropped(&q, "c"))
 	wantQueue(t, &q)
 }
 
 func TestWhatComesBackGoesFirstWithItsOwnDeadline(t *testing.T) {
 	var q queue
-	q.push(par("b", "b-new", 20), -1, -1)
-	q.push(par("c", "c-new", 21), -1, -1)
-	q.unshift([]parcel{par("a", "a-old", 15), par("c", "c-old", 12), par("a", "a-older", 14)})
+	offerTo(&q, par("b", "b-new", 20), -1, -1)
+	offerTo(&q, par("c", "c-new", 21), -1, -1)
+	q.unshift([]parcel{par("a", "a-old", 15), par("c", "c-old", 12), par("a", "a-older", 14)}, always)
 	wantQueue(t, &q, "a-old", "c-old", "a-older", "b-new", "c-new")
 	wantNext(t, &q, 12)
-	require.False(t, q.push(par("c", "c", 30), 2, -1), "what came back counts")
-	require.False(t, q.push(par("d", "d", 30), -1, 5))
+	require.False(t, offerTo(&q, par("c", "c", 30), 2, -1), "what came back counts")
+	require.False(t, offerTo(&q, par("d", "d", 30), -1, 5))
 
-	srcs, n := q.expire(at(14))
+	srcs, n := expireAt(t, &q, at(14))
 	require.Equal(t, []string{"c", "a"}, srcs, "by deadline, and the new parcel of a pair goes with its old one")
 	require.Equal(t, 4, n)
 	wantQueue(t, &q, "b-new")
@@ -194,22 +269,22 @@ func TestWhatComesBackGoesFirstWithItsOwnDeadline(t *testing.T) {
 
 func TestWhatComesBackIsTurnedAwayByNoBound(t *testing.T) {
 	var q queue
-	require.True(t, q.push(par("a", "a0", 10), 1, 1))
-	q.unshift([]parcel{par("a", "a1", 11), par("b", "b1", 9)})
+	require.True(t, offerTo(&q, par("a", "a0", 10), 1, 1))
+	q.unshift([]parcel{par("a", "a1", 11), par("b", "b1", 9)}, always)
 	wantQueue(t, &q, "a1", "b1", "a0")
 	wantNext(t, &q, 9)
-	srcs, _ := q.expire(at(10))
+	srcs, _ := expireAt(t, &q, at(10))
 	require.Equal(t, []string{"b", "a"}, srcs, "a later parcel that comes back delays nothing")
-	q.unshift(nil)
+	q.unshift(nil, always)
 	wantQueue(t, &q)
 }
 
 func TestWhatComesBackIsNotWrittenOver(t *testing.T) {
 	outbox := []parcel{par("a", "a0", 10), par("b", "b0", 10), par("c", "c0", 10)}
 	var q queue
-	q.push(par("d", "d0", 20), -1, -1)
-	q.unshift(outbox[:2])
-	q.push(par("e", "e0", 21), -1, -1)
+	offerTo(&q, par("d", "d0", 20), -1, -1)
+	q.unshift(outbox[:2], always)
+	offerTo(&q, par("e", "e0", 21), -1, -1)
 	wantQueue(t, &q, "a0", "b0", "d0", "e0")
 	require.Equal(t, "c0", string(outbox[2].frame))
 }
@@ -249,7 +324,7 @@ func (m naive) due(now time.Time) (srcs []string) {
 func (m naive) check(t *testing.T, q *queue) {
 	t.Helper()
 	require.True(t, slices.EqualFunc(m, q.all(), func(a, b parcel) bool {
-		return string(a.frame) == string(b.frame) && a.src == b.src && a.deadline.Equal(b.deadline) && a.fate == b.fate
+		return string(a.frame) == string(b.frame) && a.src == b.src && a.deadline.Equal(b.deadline) && a.keep == b.keep
 	}), "want %v, got %v", m, q.all())
 	bytes := 0
 	for _, p := range m {
@@ -286,7 +361,7 @@ func TestQueueBehavesAsTheNaiveOne(t *testing.T) {
 					p.deadline = p.deadline.Add(-time.Duration(rnd.IntN(3)) * time.Second)
 				}
 				fits := (maxAll < 0 || len(m) < maxAll) && (maxPair < 0 || len(m.of(p.src)) < maxPair)
-				require.Equal(t, fits, q.push(p, maxPair, maxAll), "seed %d", seed)
+				require.Equal(t, fits, offerTo(&q, p, maxPair, maxAll), "seed %d", seed)
 				if fits {
 					m = append(m, p)
 				}
@@ -296,21 +371,21 @@ func TestQueueBehavesAsTheNaiveOne(t *testing.T) {
 					back = append(back, make1(now+rnd.IntN(11)))
 				}
 				m = append(slices.Clone(back), m...)
-				q.unshift(back)
+				q.unshift(back, always)
 			case op < 16:
 				src := string("abcdefg"[rnd.IntN(7)])
-				require.Equal(t, len(m.of(src)), q.drop(src), "seed %d", seed)
+				require.Equal(t, len(m.of(src)), dropped(&q, src), "seed %d", seed)
 				m = m.without(src)
 			case op < 19:
 				now += rnd.IntN(5)
 				due := m.due(at(now))
 				rest := m.without(due...)
-				srcs, n := q.expire(at(now))
+				srcs, n := expireAt(t, &q, at(now))
 				require.Equal(t, due, srcs, "seed %d", seed)
 				require.Equal(t, len(m)-len(rest), n, "seed %d", seed)
 				m = rest
 			default:
-				assert.Len(t, q.take(), len(m))
+				assert.Len(t, taken(&q), len(m))
 				m = nil
 			}
 			m.check(t, &q)

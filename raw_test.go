@@ -233,8 +233,13 @@ func (p *rawPeer) wantClose(code int) {
 	require.Equal(p.t, byte(rawFin|rawClose), first, "%q", payload)
 	require.GreaterOrEqual(p.t, len(payload), 2)
 	require.Equal(p.t, code, int(binary.BigEndian.Uint16(payload)), "%q", payload)
+	p.answerClose()
 	p.wantGone()
 }
+
+// answerClose sends the close frame that answers the server's, as a browser does. The server may
+// have ended the stream already, if it has answered one of the client's.
+func (p *rawPeer) answerClose() { p.tryWrite(rawCloseFrame(1000, "")) }
 
 // wantGone wants the connection to have ended, in whatever way, with nothing
 // before.
@@ -256,8 +261,11 @@ func (p *rawPeer) skipToEnd() (code int) {
 			require.NotErrorIs(p.t, err, os.ErrDeadlineExceeded)
 			return code
 		}
-		if first == rawFin|rawClose && len(payload) >= 2 {
-			code = int(binary.BigEndian.Uint16(payload))
+		if first == rawFin|rawClose {
+			p.answerClose()
+			if len(payload) >= 2 {
+				code = int(binary.BigEndian.Uint16(payload))
+			}
 		}
 	}
 }

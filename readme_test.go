@@ -111,7 +111,6 @@ func shown(option string, value any) string {
 		"Path": "`/`", "AllowedOrigins": "any", "Logger": "silent",
 		"GenerateClientID": "UUIDv4", "ValidID": grouped(maxIDBytes) + " bytes",
 		"Authenticate": "everybody", "Authorize": "everybody", "AllowOverride": "never", "AllowJoin": "never",
-		"ReadSocket": "`syscall.Read`", "WriteSocket": "`syscall.Write`",
 	}
 	if words := inWords[option]; words != "" {
 		return words
@@ -157,7 +156,7 @@ func TestTheFixedBoundsOfTheReadmeAreThoseOfTheCode(t *testing.T) {
 		"name of a room":                      grouped(maxIDBytes) + " bytes",
 		"nesting of JSON":                     grouped(maxDepth) + " levels",
 		"taken ids from `GenerateClientID`":   "10",
-		"overridden tokens kept out of an id": grouped(maxBarred),
+		"overridden tokens kept out of an id": grouped(maxBlocked),
 	}, fixed)
 }
 
@@ -181,7 +180,7 @@ func TestTheReadmeListsAllFlags(t *testing.T) {
 }
 
 func TestTheCommentOfStatsNamesAllCauses(t *testing.T) {
-	_, text, found := strings.Cut(readText(t, "peer.go"), "type Stats struct {")
+	_, text, found := strings.Cut(readText(t, "stats.go"), "type Stats struct {")
 	require.True(t, found)
 	text, _, _ = strings.Cut(text, "\n}")
 	text = oneSpaced(strings.ReplaceAll(text, "//", ""))
@@ -197,7 +196,7 @@ func TestTheCommentOfStatsNamesAllCauses(t *testing.T) {
 func TestTheCloseCodesOfTheReadmeAreThoseOfTheCode(t *testing.T) {
 	byName := map[string]DisconnectReason{
 		"ReasonReplaced": ReasonReplaced, "ReasonOverridden": ReasonOverridden, "ReasonAliveTimeout": ReasonAliveTimeout,
-		"ReasonMessageTooBig": ReasonMessageTooBig, "ReasonSlowConsumer": ReasonSlowConsumer,
+		"ReasonMessageTooBig": ReasonMessageTooBig, "ReasonSlowConsumer": ReasonSlowConsumer, "ReasonOverloaded": ReasonOverloaded,
 	}
 	pairs := regexp.MustCompile("\\((\\d{4}), `(Reason\\w+)`\\)").FindAllStringSubmatch(oneSpaced(readText(t, "README.md")), -1)
 	require.Len(t, pairs, len(byName))

@@ -133,11 +133,11 @@ func (g *game) step(step byte, arg int) {
 	case stepConnect:
 		g.connect(id, string(rune('x'+arg/4%3)), arg/12%2 == 1)
 	case stepOffer:
-		g.relay(c, "OFFER", other, fateHold, false)
+		g.relay(c, "OFFER", other, keepUntilExpiry, false)
 	case stepCandidate:
-		g.relay(c, "CANDIDATE", other, fateHold, true)
+		g.relay(c, "CANDIDATE", other, keepUntilExpiry, true)
 	case stepLeaveTo:
-		g.relay(c, "LEAVE", other, fatePass, false)
+		g.relay(c, "LEAVE", other, keepForSuccessor, false)
 	case stepLeave:
 		if c != nil {
 			p.write(rawTextFrame(`{"type":"LEAVE"}`))
@@ -171,12 +171,12 @@ func (g *game) step(step byte, arg int) {
 		if err := realm.Send(id, Message{Type: "SENT"}); c == nil {
 			require.ErrorIs(g.t, err, ErrNotConnected)
 		} else {
-			g.m.route(id, modelMessage{text: `{"type":"SENT"}`, fate: fatePass})
+			g.m.route(id, modelMessage{text: `{"type":"SENT"}`, keep: keepForSuccessor})
 		}
 	case stepTell:
 		if c != nil {
 			realm.Client(id).Send(Message{Type: "TOLD"})
-			g.m.route(id, modelMessage{text: `{"type":"TOLD"}`, fate: fateOwn})
+			g.m.route(id, modelMessage{text: `{"type":"TOLD"}`, keep: keepForSamePeer})
 		}
 	}
 	g.compare()
@@ -197,7 +197,7 @@ func (g *game) connect(id, token string, stuck bool) {
 }
 
 // relay sends a numbered message.
-func (g *game) relay(c *modelConn, typ MessageType, dst string, f fate, follows bool) {
+func (g *game) relay(c *modelConn, typ MessageType, dst string, f retention, follows bool) {
 	if c == nil {
 		return
 	}
@@ -205,7 +205,7 @@ func (g *game) relay(c *modelConn, typ MessageType, dst string, f fate, follows 
 	deadline := time.Now().Add(DefaultExpireTimeout)
 	g.peers[c].write(rawTextFrame(fmt.Sprintf(`{"type":%q,"dst":%q,"payload":%d}`, typ, dst, g.n)))
 	g.m.route(dst, modelMessage{
-		src: c.id, fate: f, follows: follows, deadline: deadline,
+		src: c.id, keep: f, continues: follows, deadline: deadline,
 		text: fmt.Sprintf(`{"type":%q,"src":%q,"dst":%q,"payload":%d}`, typ, c.id, dst, g.n),
 	})
 }

@@ -24,7 +24,7 @@ const (
 
 type modelConn struct {
 	id, token string
-	barred    []string // tokens that may not take the id back
+	blocked   []string // tokens that may not take the id back
 	stuck     bool     // reads nothing
 	unread    []modelMessage
 	given     int // how many of these were there from the start
@@ -36,8 +36,8 @@ type modelConn struct {
 
 type modelMessage struct {
 	src, text string
-	fate      fate
-	follows   bool
+	keep      retention
+	continues bool
 	deadline  time.Time
 }
 
@@ -60,19 +60,19 @@ func (m *model) connect(id, token string, stuck bool) (c, old *modelConn) {
 	inherited := 0
 	c = &modelConn{id: id, token: token, stuck: stuck, unread: []modelMessage{{text: `{"type":"OPEN"}`}}}
 	if old != nil {
-		why, keep := ReasonReplaced, fateOwn
-		c.barred = old.barred
+		why, keep := ReasonReplaced, keepForSamePeer
+		c.blocked = old.blocked
 		if old.token != token {
-			if !m.override || slices.Contains(old.barred, token) {
+			if !m.override || slices.Contains(old.blocked, token) {
 				return nil, nil
 			}
-			why, keep = ReasonOverridden, fatePass
-			c.barred = append(slices.Clone(old.barred), old.token)
+			why, keep = ReasonOverridden, keepForSuccessor
+			c.blocked = append(slices.Clone(old.blocked), old.token)
 			old.last = `{"type":"OVERRIDE_CONNECTION","payload":{"msg":"Your id was taken over by another connection"}}`
 		}
 		m.ended(old, why)
 		for _, msg := range old.unread {
-			if msg.fate >= keep {
+			if msg.keep >= keep {
 				c.unread = append(c.unread, msg)
 				inherited++
 			}
@@ -101,11 +101,31 @@ func (m *model) ended(c *modelConn, why DisconnectReason) {
 // end ends a connection. What it has not read and can wait does.
 func (m *model) end(c *modelConn, why DisconnectReason) {
 	m.ended(c, why)
-	back := slices.DeleteFunc(slices.Clone(c.unread), func(msg modelMessage) bool { return msg.fate != fateHold })
-	if len(back) > 0 {
-		q := m.queue(c.id)
-		q.waits = append(back, q.waits...)
+	back := slices.DeleteFunc(slices.Clone(c.unread), func(msg modelMessage) bool { return msg.keep != keepUntilExpiry })
+	if len(back) == 0 {
+		return
 	}
+	q := m.queue(c.id)
+	waits := q.waits
+	q.waits = nil
+	for _, msg := range back { // each before what waits, and within the same bounds
+		if _, told := q.told[msg.src]; told {
+			continue
+		}
+		all := modelQueue{waits: slices.Concat(q.waits, waits)}
+		if deadline, n := all.pair(msg.src); len(all.waits) < modelMaxPerDest && n < modelMaxPerPair {
+			q.waits = append(q.waits, msg)
+		} else {
+			if n == 0 {
+				deadline = msg.deadline
+			}
+			q.drop(msg.src)
+			waits = slices.DeleteFunc(waits, func(w modelMessage) bool { return w.src == msg.src })
+			q.told[msg.src] = deadline
+			defer m.expire(c.id, msg.src)
+		}
+	}
+	q.waits = append(q.waits, waits...)
 }
 
 func (m *model) queue(id string) *modelQueue {
@@ -122,7 +142,7 @@ func (m *model) route(dst string, msg modelMessage) {
 		c.unread = append(c.unread, msg)
 		return
 	}
-	if msg.fate == fateHold {
+	if msg.keep == keepUntilExpiry {
 		m.hold(dst, msg)
 	}
 	if c != nil {
@@ -133,7 +153,7 @@ func (m *model) route(dst string, msg modelMessage) {
 func (m *model) hold(dst string, msg modelMessage) {
 	q := m.queue(dst)
 	if _, told := q.told[msg.src]; told {
-		if msg.follows {
+		if msg.continues {
 			return
 		}
 		delete(q.told, msg.src)
@@ -170,7 +190,7 @@ func (q *modelQueue) drop(src string) {
 
 // expire tells src that what it sent to dst came to nothing.
 func (m *model) expire(dst, src string) {
-	m.route(src, modelMessage{text: fmt.Sprintf(`{"type":"EXPIRE","src":%q,"dst":%q}`, dst, src), fate: fatePass})
+	m.route(src, modelMessage{text: fmt.Sprintf(`{"type":"EXPIRE","src":%q,"dst":%q}`, dst, src), keep: keepForSuccessor})
 }
 
 // clear drops what waits for an id and returns how much that was.

@@ -134,9 +134,9 @@ func TestSites(t *testing.T) {
 		"fe80::1%eth0":         "fe80::1", // all of a LAN is in one such network
 		"64:ff9b::192.0.2.1":   "64:ff9b::c000:201",
 	} {
-		require.Equal(t, want, siteOf(plainAddr(netip.MustParseAddr(addr))).String(), addr)
+		require.Equal(t, want, limitAddrOf(plainAddr(netip.MustParseAddr(addr))).String(), addr)
 	}
-	require.Equal(t, netip.Addr{}, siteOf(netip.Addr{}))
+	require.Equal(t, netip.Addr{}, limitAddrOf(netip.Addr{}))
 }
 
 func TestTheLimitPerAddressIsForANetworkOfIPv6(t *testing.T) {

@@ -3,10 +3,8 @@ package peer
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 )
 
@@ -54,8 +52,8 @@ var (
 // any change to it.
 type rooms struct {
 	mu      sync.Mutex                      // guards the following
-	members map[string]map[*Client]struct{} // room -> its members; absent: the room is empty
-	of      map[*Client]map[string]struct{} // client -> its rooms; absent: none
+	members map[string]map[*Client]struct{} // by room; absent: the room is empty
+	roomsOf map[*Client]map[string]struct{} // absent: none
 }
 
 // roomPayload is the payload of all messages about rooms.
@@ -67,10 +65,10 @@ type roomPayload struct {
 	Msg     string   `json:"msg,omitempty"`
 }
 
-func roomFrame(t MessageType, p roomPayload) []byte {
+func roomParcel(t MessageType, p roomPayload) parcel {
 	payload, _ := json.Marshal(p) // strings always marshal
 	b, _ := Message{Type: t, Payload: payload}.encode()
-	return textFrame(b)
+	return ownParcel(b, keepForSamePeer)
 }
 
 // Join makes a client a member of a room, tells it who the members are, and
@@ -82,25 +80,22 @@ func (r *Realm) Join(room string, c *Client) error {
 	if !validID(room) {
 		return ErrRoomName
 	}
-	var started []*Client
-	defer func() { flushAll(started) }()
+	var ds deliveries
+	defer func() { ds.finish() }()
 	r.rooms.mu.Lock()
 	defer r.rooms.mu.Unlock()
 	if !c.connected() {
 		return ErrNotConnected
 	}
-	members := r.rooms.members[room]
-	if _, is := members[c]; !is {
-		if err := r.rooms.fitsLocked(room, c, r.limits); err != nil {
+	if _, ok := r.rooms.members[room][c]; !ok {
+		if err := r.rooms.fitsLocked(room, c, r.opts); err != nil {
 			return err
 		}
-		started = r.rooms.tellLocked(room, roomFrame(TypeRoomJoined, roomPayload{Room: room, ID: c.id}))
+		ds = r.rooms.tellLocked(room, roomParcel(TypeRoomJoined, roomPayload{Room: room, ID: c.id}))
 		r.rooms.addLocked(room, c)
 	}
-	list := roomFrame(TypeRoomMembers, roomPayload{Room: room, Members: r.rooms.idsLocked(room)})
-	if start, _ := c.enqueue(parcel{frame: list, fate: fateOwn}); start {
-		started = append(started, c)
-	}
+	t, _ := c.enqueue(roomParcel(TypeRoomMembers, roomPayload{Room: room, Members: r.rooms.idsLocked(room)}))
+	ds = append(ds, delivery{c, t})
 	return nil
 }
 
@@ -108,14 +103,14 @@ func (r *Realm) Join(room string, c *Client) error {
 // reports whether it was one.
 func (r *Realm) Leave(room string, c *Client) bool {
 	r.rooms.mu.Lock()
-	if _, is := r.rooms.members[room][c]; !is {
+	if _, ok := r.rooms.members[room][c]; !ok {
 		r.rooms.mu.Unlock()
 		return false
 	}
-	started := r.rooms.tellLocked(room, roomFrame(TypeRoomLeft, roomPayload{Room: room, ID: c.id, Reason: ReasonLeft.String()}))
+	ds := r.rooms.tellLocked(room, roomParcel(TypeRoomLeft, roomPayload{Room: room, ID: c.id, Reason: ReasonLeft.String()}))
 	r.rooms.removeLocked(room, c)
 	r.rooms.mu.Unlock()
-	flushAll(started)
+	ds.finish()
 	return true
 }
 
@@ -145,22 +140,22 @@ func (r *Realm) Broadcast(room string, m Message) (int, error) {
 	}
 	r.rooms.mu.Lock()
 	n := len(r.rooms.members[room])
-	started := r.rooms.tellLocked(room, textFrame(b))
+	ds := r.rooms.tellLocked(room, ownParcel(b, keepForSamePeer))
 	r.rooms.mu.Unlock()
-	flushAll(started)
+	ds.finish()
 	return n, nil
 }
 
 // leaveRooms ends all memberships of a client that has ended.
 func (r *Realm) leaveRooms(c *Client, why DisconnectReason) {
 	r.rooms.mu.Lock()
-	var started []*Client
-	for _, room := range slices.Sorted(maps.Keys(r.rooms.of[c])) {
+	var ds deliveries
+	for _, room := range slices.Sorted(maps.Keys(r.rooms.roomsOf[c])) {
 		r.rooms.removeLocked(room, c)
-		started = append(started, r.rooms.tellLocked(room, roomFrame(TypeRoomLeft, roomPayload{Room: room, ID: c.id, Reason: why.String()}))...)
+		ds = append(ds, r.rooms.tellLocked(room, roomParcel(TypeRoomLeft, roomPayload{Room: room, ID: c.id, Reason: why.String()}))...)
 	}
 	r.rooms.mu.Unlock()
-	flushAll(started)
+	ds.finish()
 }
 
 // inheritRooms puts a client in the place of the one whose id it took over by the
@@ -168,20 +163,20 @@ func (r *Realm) leaveRooms(c *Client, why DisconnectReason) {
 func (r *Realm) inheritRooms(c, old *Client) {
 	r.rooms.mu.Lock()
 	defer r.rooms.mu.Unlock()
-	for room := range r.rooms.of[old] {
+	for room := range r.rooms.roomsOf[old] {
 		r.rooms.removeLocked(room, old)
 		r.rooms.addLocked(room, c)
 	}
 }
 
-func (rs *rooms) fitsLocked(room string, c *Client, limits *Options) error {
+func (rs *rooms) fitsLocked(room string, c *Client, opts *Options) error {
 	_, exists := rs.members[room]
 	switch {
-	case limits.MaxRoomMembers >= 0 && len(rs.members[room]) >= limits.MaxRoomMembers:
+	case opts.MaxRoomMembers >= 0 && len(rs.members[room]) >= opts.MaxRoomMembers:
 		return ErrRoomFull
-	case limits.MaxRoomsPerClient >= 0 && len(rs.of[c]) >= limits.MaxRoomsPerClient:
+	case opts.MaxRoomsPerClient >= 0 && len(rs.roomsOf[c]) >= opts.MaxRoomsPerClient:
 		return ErrTooManyRooms
-	case limits.MaxRooms >= 0 && !exists && len(rs.members) >= limits.MaxRooms:
+	case opts.MaxRooms >= 0 && !exists && len(rs.members) >= opts.MaxRooms:
 		return ErrTooManyRooms
 	}
 	return nil
@@ -191,31 +186,31 @@ func (rs *rooms) addLocked(room string, c *Client) {
 	if rs.members[room] == nil {
 		rs.members[room] = make(map[*Client]struct{})
 	}
-	if rs.of[c] == nil {
-		rs.of[c] = make(map[string]struct{})
+	if rs.roomsOf[c] == nil {
+		rs.roomsOf[c] = make(map[string]struct{})
 	}
 	rs.members[room][c] = struct{}{}
-	rs.of[c][room] = struct{}{}
+	rs.roomsOf[c][room] = struct{}{}
 }
 
 func (rs *rooms) removeLocked(room string, c *Client) {
 	if delete(rs.members[room], c); len(rs.members[room]) == 0 {
 		delete(rs.members, room)
 	}
-	if delete(rs.of[c], room); len(rs.of[c]) == 0 {
-		delete(rs.of, c)
+	if delete(rs.roomsOf[c], room); len(rs.roomsOf[c]) == 0 {
+		delete(rs.roomsOf, c)
 	}
 }
 
-// tellLocked puts a frame into the outboxes of all members and returns those
-// that are to be flushed. A member that has ended is about to leave.
-func (rs *rooms) tellLocked(room string, frame []byte) (started []*Client) {
+// tellLocked puts a parcel into the outboxes of all members. A member that has ended is about
+// to leave.
+func (rs *rooms) tellLocked(room string, p parcel) (ds deliveries) {
 	for m := range rs.members[room] {
-		if start, _ := m.enqueue(parcel{frame: frame, fate: fateOwn}); start {
-			started = append(started, m)
+		if t, _ := m.enqueue(p); t != 0 {
+			ds = append(ds, delivery{m, t})
 		}
 	}
-	return started
+	return ds
 }
 
 func (rs *rooms) sortedLocked(room string) []*Client {
@@ -235,71 +230,10 @@ func (rs *rooms) idsLocked(room string) []string {
 	return ids
 }
 
-func flushAll(cs []*Client) {
-	for _, c := range cs {
-		c.flush()
-	}
-}
+type deliveries []delivery
 
-// handleRoom does what a client's message about a room asks for.
-//
-//go:noinline
-func (s *Server) handleRoom(c *Client, e *envelope) {
-	room, ok := stringField(e.payload, "room")
-	switch {
-	case s.opts.AllowJoin == nil:
-		c.traffic.dropped[dropUnknownType].Add(1)
-		if s.hears() {
-			s.fail(c, fmt.Errorf("%w: %s needs Options.AllowJoin", ErrJoinNotAllowed, e.typ))
-		}
-		s.refuseRoom(c, e.typ, room, "Clients may not join rooms by themselves here")
-	case !ok:
-		c.traffic.dropped[dropBadMessage].Add(1)
-		if s.hears() {
-			s.fail(c, fmt.Errorf("%w: %s needs a payload with the name of a \"room\"", ErrBadMessage, e.typ))
-		}
-		s.refuseRoom(c, e.typ, "", `A payload with the name of a "room" is needed`)
-	case e.typ == TypeRoomLeave:
-		s.realm.Leave(room, c)
-	default:
-		s.join(c, room)
+func (ds deliveries) finish() {
+	for _, d := range ds {
+		d.finish()
 	}
-}
-
-// join makes a client a member of a room, or tells it why not.
-func (s *Server) join(c *Client, room string) {
-	var err error
-	if !s.call(c, func() { err = s.opts.AllowJoin(c, room) }) {
-		return
-	}
-	if err == nil {
-		err = s.realm.Join(room, c)
-	}
-	if err == nil || errors.Is(err, ErrNotConnected) {
-		return
-	}
-	msg := "You may not join this room"
-	if rej := (*Reject)(nil); errors.As(err, &rej) {
-		msg = rej.Message
-	} else if errors.Is(err, ErrRoomFull) || errors.Is(err, ErrTooManyRooms) || errors.Is(err, ErrRoomName) {
-		msg = strings.TrimPrefix(err.Error(), "peer: ")
-	} else {
-		s.fail(c, fmt.Errorf("allowing to join: %w", err))
-	}
-	s.refuseRoom(c, TypeRoomJoin, room, msg)
-}
-
-// refuseRoom answers a client that asked to join a room and may not. The answer repeats
-// the name of the room, unless that is too long for one.
-func (s *Server) refuseRoom(c *Client, t MessageType, room, msg string) {
-	if t != TypeRoomJoin {
-		return
-	}
-	if len(room) > maxIDBytes {
-		room = ""
-	}
-	var buf [256]byte
-	b := appendQuoted(append(buf[:0], `{"type":"ROOM-REFUSED","payload":{"room":`...), room)
-	b = append(appendQuoted(append(b, `,"msg":`...), msg), "}}"...)
-	c.post(parcel{frame: textFrame(b), fate: fateOwn}) // a client that has ended need not know
 }

@@ -224,6 +224,6 @@ func TestARoomEndsWithItsMembers(t *testing.T) {
 		a.drop()
 		synctest.Wait()
 		require.Empty(t, r.srv.Realm().Rooms())
-		require.Empty(t, r.srv.realm.rooms.of)
+		require.Empty(t, r.srv.realm.rooms.roomsOf)
 	})
 }

@@ -152,9 +152,9 @@ func TestTakeoversDoNotGrowAnOutbox(t *testing.T) {
 						}
 						c.mu.Lock()
 						if opts.MaxOutboxMessages > 0 {
-							require.LessOrEqual(t, len(c.outbox), 2*opts.MaxOutboxMessages+1)
+							require.LessOrEqual(t, len(c.outbox.parcels), 2*opts.MaxOutboxMessages+1)
 						} else { // and OPEN
-							require.LessOrEqual(t, c.bytes, 2*opts.MaxOutboxBytes+len(openFrame))
+							require.LessOrEqual(t, c.outbox.bytes, 2*opts.MaxOutboxBytes+len(openFrame))
 						}
 						c.mu.Unlock()
 					}
@@ -219,15 +219,15 @@ func TestAFloodedClientThatDoesNotReadIsClosedAlone(t *testing.T) {
 	r.rawSilent("stuck")
 	rec.wait(t, 3)
 	stuck := r.srv.Realm().Client("stuck")
-	stuck.wire.Conn.(*net.TCPConn).SetWriteBuffer(16 << 10) // else the system takes megabytes
+	stuck.socket.conn.(*net.TCPConn).SetWriteBuffer(16 << 10) // else the system takes megabytes
 	f := r.flood(flooders, "stuck", 20)
 	defer f.end()
 	ended := func() bool { return slices.Contains(rec.all(), "-stuck slow consumer") }
 	bounded := func() {
 		stuck.mu.Lock()
 		defer stuck.mu.Unlock()
-		require.LessOrEqual(t, len(stuck.outbox), messages+1)
-		require.LessOrEqual(t, stuck.bytes, bytes)
+		require.LessOrEqual(t, len(stuck.outbox.parcels), messages+1)
+		require.LessOrEqual(t, stuck.outbox.bytes, bytes)
 		require.LessOrEqual(t, r.srv.Stats().HeldBytes, bytes)
 	}
 	for start := time.Now(); !ended(); {
@@ -312,18 +312,18 @@ func BenchmarkBystandersOfAFloodedClient(b *testing.B) {
 func TestABacklogKeepsFewBuffersOfThePool(t *testing.T) {
 	s := NewServer(Options{MaxOutboxMessages: -1, AliveTimeout: -1})
 	c := stubClient(t, s, "slow", "t")
-	c.admitted, c.writing = true, true // and nobody writes
-	sent := make([][]byte, 2*backlog)
+	silence(s, c)
+	sent := make([][]byte, 2*longOutbox)
 	for i := range sent {
-		frame, buf := relayFrame(pooledFrame / 2)
+		frame, buf := frameBuffer(pooledFrame / 2)
 		require.NotNil(t, buf)
 		sent[i] = fmt.Appendf(frame, "%0*d", pooledFrame/2, i)
-		_, err := c.enqueue(parcel{frame: sent[i], buf: buf, src: "src", fate: fateHold})
+		_, err := c.enqueue(parcel{frame: sent[i], buf: buf, src: "src", keep: keepUntilExpiry})
 		require.NoError(t, err)
 		sent[i] = bytes.Clone(sent[i])
 	}
-	for i, p := range c.outbox {
-		require.Equal(t, i < backlog, p.buf != nil)
+	for i, p := range c.outbox.parcels {
+		require.Equal(t, i < longOutbox, p.buf != nil)
 		require.Equal(t, sent[i], p.frame)
 	}
 }

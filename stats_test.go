@@ -59,15 +59,15 @@ func TestBytesAreCountedAsTheyPass(t *testing.T) {
 	require.Equal(t, a.got+b.got+refused.got, st.BytesOut)
 }
 
-// A fragmented message of which only a part has come counts for that part.
-func TestBytesOfABrokenMessageAreCounted(t *testing.T) {
+// A message that is refused from its header is not read, and so not counted.
+func TestBytesOfARefusedMessageAreNotCounted(t *testing.T) {
 	r := newRig(t, Options{MaxMessageSize: 1000})
 	p := r.rawConnect("a")
 	p.write(rawFrame(rawText, strings.Repeat("x", 1001)))
 	p.wantClose(1009)
 	p.conn.Close()
 	closeServer(t, r.srv)
-	require.EqualValues(t, 1001, r.srv.Stats().BytesIn)
+	require.Zero(t, r.srv.Stats().BytesIn)
 }
 
 func TestEveryFateOfAMessageIsCounted(t *testing.T) {
@@ -245,7 +245,7 @@ func (b closingBody) Read(p []byte) (int, error) {
 
 func TestEveryDisconnectIsCountedByItsReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := NewServer(Options{AliveTimeout: 30 * time.Second, MaxMessageSize: 100, MaxOutboxMessages: 5, AllowOverride: func(old, new *Client) bool {
+		srv := NewServer(Options{AliveTimeout: 30 * time.Second, MaxMessageSize: 20000, MaxPartialBytes: 1, MaxOutboxMessages: 5, AllowOverride: func(old, new *Client) bool {
 			return old.ID() == "overridden"
 		}})
 		srv.OnMessage(func(c *Client, m Message) {
@@ -275,7 +275,8 @@ func TestEveryDisconnectIsCountedByItsReason(t *testing.T) {
 				srv.Realm().Send("a", Message{Type: "X"})
 			}
 		})
-		ends(ReasonMessageTooBig, 7, "a", writing(rawTextFrame(strings.Repeat("x", 101))))
+		ends(ReasonMessageTooBig, 7, "a", writing(rawTextFrame(strings.Repeat("x", 20001))))
+		ends(ReasonOverloaded, 11, "a", writing(rawTextFrame(strings.Repeat("x", 20000))[:10000]))
 		ends(ReasonInvalidText, 8, "a", writing(rawTextFrame("\xff")))
 		ends(ReasonProtocolError, 9, "a", writing(rawFrame(rawFin|0x70, "")))
 		ends(ReasonPanic, 10, "a", writing(rawTextFrame(`{"type":"PANIC"}`)))

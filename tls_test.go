@@ -155,7 +155,7 @@ func TestWhatComesDuringAnOverrideIsBounded(t *testing.T) {
 		}
 		synctest.Wait()
 		old.mu.Lock()
-		require.Len(t, old.outbox, limit)
+		require.Len(t, old.outbox.parcels, limit)
 		old.mu.Unlock()
 		by := <-next
 		by.wantOpen()
@@ -174,7 +174,9 @@ func TestAClientOverTLSIsLeftToHangUp(t *testing.T) {
 		r := newTLSBubbleRig(t, config, Options{})
 		p := r.rawConnect("a")
 		p.write(rawCloseFrame(1000, ""))
-		p.wantClose(1000)
+		first, _ := p.next()
+		require.Equal(t, byte(rawFin|rawClose), first)
+		p.wantGone()
 		synctest.Wait()
 		p.write(rawFrame(rawFin|rawPong, "")) // nobody has closed the connection
 		require.NoError(t, p.conn.Close())

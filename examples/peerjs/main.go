@@ -281,6 +281,10 @@ func listen(cfg config) (net.Listener, error) {
 		}
 	}
 	l, err := lc.Listen(context.Background(), network, addr)
+	if err == nil && network == "unix" {
+		// The proxy runs as another user, of a group that this one has in common with it.
+		err = os.Chmod(addr, 0o660)
+	}
 	if err == nil && secure != nil {
 		l = tls.NewListener(l, secure)
 	}
@@ -312,13 +316,8 @@ func removeStale(path string) error {
 // it has asked to stop.
 const drainTimeout = 8 * time.Second
 
-// readSocket and writeSocket are [peer.Options.ReadSocket] and WriteSocket.
-// socket_linux.go has some.
-var readSocket, writeSocket func(fd uintptr, p []byte) (int, error)
-
 // serve serves until ctx ends, and then until everybody has been told.
 func serve(ctx context.Context, l net.Listener, cfg config, out, errs *log.Logger) error {
-	cfg.opts.ReadSocket, cfg.opts.WriteSocket = readSocket, writeSocket
 	srv := peer.NewServer(cfg.opts)
 	// %q, as an id is whatever its client likes: it must not steer a terminal.
 	srv.OnConnection(func(c *peer.Client) { out.Printf("connected %q from %q", c.ID(), c.RemoteAddr()) })

@@ -1,0 +1,112 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+)
+
+// claim gets the id for c, or returns why it may not have it.
+func (s *Server) claim(ctx context.Context, c *Client) *refusal {
+	full := refuse(refusedLimit, http.StatusServiceUnavailable, TypeError, "Server has reached its concurrent user limit")
+	waits := len(s.events.connection.get()) > 0 // OPEN waits for these functions
+	var predecessor *Client
+	for {
+		holder, err := s.realm.admit(c, predecessor, waits)
+		if err != nil && predecessor != nil {
+			s.realm.remove(predecessor) // evicted for nothing
+		}
+		switch {
+		case errors.Is(err, errClosed):
+			return refuse(refusedClosed, http.StatusServiceUnavailable, "", "Server is shutting down")
+		case err != nil:
+			return full
+		case holder == nil:
+			return nil
+		case c.Reason() != 0:
+			return refuse(refusedGone, 0, TypeError, "Closed by the application")
+		}
+		if holder.Reason() == 0 && !s.realm.mayReplace(holder, c) {
+			return full
+		}
+		if holder.Reason() == 0 {
+			if why := s.evict(ctx, holder, c); why != nil {
+				return why
+			}
+		}
+		if predecessor = nil; !holder.mayBeReplacedBy(c) {
+			holder.awaitSuccessor() // another newcomer is about to have the id: ask again then
+			continue
+		}
+		holder.awaitWrite()
+		predecessor = holder
+	}
+}
+
+// evict ends holder if c may have the id in its place, or returns why it may not.
+func (s *Server) evict(ctx context.Context, holder, c *Client) *refusal {
+	taken := refuse(refusedTaken, http.StatusConflict, TypeIDTaken, "ID is taken")
+	switch {
+	case equal(holder.token, c.token):
+		c.block(holder.blocked...)
+		if holder.evict(c, ReasonReplaced, nil) {
+			c.inheritedFrom = append(c.inheritedFrom, holder)
+		}
+		return nil
+	case s.mayOverride(holder, c):
+		c.block(holder.blocked...)
+		c.block(hashOf(holder.token)) // two devices that both reconnect by themselves must not take turns
+		last := notice(TypeOverride, "Your id was taken over by another connection")
+		holder.evict(c, ReasonOverridden, &last)
+		return nil
+	case s.opts.ProbeAfter < 0 || s.opts.ProbeTimeout < 0 || holder.silence() <= s.opts.ProbeAfter:
+		return taken
+	}
+	ctx, cancel := s.handshakeContext(ctx, c.socket.start)
+	defer cancel()
+	defer c.socket.watch(cancel)()
+	switch {
+	case !s.answers(ctx, holder):
+		holder.evict(c, ReasonUnresponsive, nil)
+		return nil
+	case ctx.Err() != nil:
+		return refuse(refusedGone, 0, TypeError, "The handshake took too long")
+	}
+	return taken
+}
+
+func (s *Server) mayOverride(holder, c *Client) (ok bool) {
+	if s.opts.AllowOverride == nil || holder.blocks(c.token) {
+		return false
+	}
+	if err := s.ask("deciding on an override", func() { ok = s.opts.AllowOverride(holder, c) }); err != nil {
+		s.fail(nil, fmt.Errorf("deciding on an override: %w", err))
+		return false
+	}
+	return ok
+}
+
+// answers pings a silent holder and reports whether it answers, or ctx ends. Newcomers that come
+// meanwhile share the result; a newcomer that gives up leaves it to the others.
+func (s *Server) answers(ctx context.Context, holder *Client) bool {
+	answered := make(chan bool, 1)
+	s.work.fork()
+	go func() {
+		defer s.work.done()
+		dead, _, _ := s.probes.Do(holder.id, func() (any, error) {
+			// It may have answered a moment ago, when it was asked for another newcomer.
+			if holder.silence() <= s.opts.ProbeAfter || holder.probe(s.opts.ProbeTimeout) {
+				return (*Client)(nil), nil
+			}
+			return holder, nil
+		})
+		answered <- dead != holder && holder.Reason() == 0
+	}()
+	select {
+	case yes := <-answered:
+		return yes
+	case <-ctx.Done():
+		return true
+	}
+}

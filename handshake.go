@@ -1,0 +1,389 @@
+//lint:file-ignore SA1019 nhooyr.io/websocket is deprecated under this name only: its authors go on as github.com/coder/websocket, with the same API. Nothing else deprecated is used here.
+
+package peer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"nhooyr.io/websocket"
+)
+
+// A refusal is why a handshake came to nothing: for the counters, for the client
+// on the socket, and for the client that is refused before the upgrade.
+type refusal struct {
+	cause  refusalCause
+	reject Reject
+	status int
+}
+
+type refusalCause uint8
+
+const (
+	refusedParams refusalCause = iota
+	refusedKey
+	refusedID
+	refusedAuth
+	refusedTaken
+	refusedLimit
+	refusedOrigin
+	refusedClosed
+	refusedGone // the client has gone, or its time is over
+	refusedUpgrade
+	numRefusals = iota
+)
+
+func refuse(cause refusalCause, status int, t MessageType, text string) *refusal {
+	return &refusal{cause, Reject{t, text}, status}
+}
+
+// serveSocket runs a handshake. All checks come after the upgrade, so that a
+// browser can read their result.
+func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, originAllowed bool) {
+	if !isUpgrade(r) {
+		if r.ProtoMajor < 2 { // later versions have no such fields: an answer with them is malformed (RFC 9113, section 8.2.2)
+			w.Header().Set("Connection", "Upgrade")
+			w.Header().Set("Upgrade", "websocket")
+		}
+		http.Error(w, "This is the address of a WebSocket", http.StatusUpgradeRequired)
+		return
+	}
+	if !originAllowed {
+		s.refusals[refusedOrigin].Add(1)
+		http.Error(w, "Origin not allowed", http.StatusForbidden)
+		return
+	}
+	if !s.work.begin() {
+		s.refusals[refusedClosed].Add(1)
+		http.Error(w, "Server is shutting down", http.StatusServiceUnavailable)
+		return
+	}
+	defer wakeMonitor() // middleware may compute
+	defer s.work.done()
+	s.handshake(w, r)
+}
+
+// handshakeContext returns a context for what may take long in a handshake that began at
+// start: it ends with parent, with the server, and when HandshakeTimeout is over. Most
+// handshakes need none.
+func (s *Server) handshakeContext(parent context.Context, start time.Time) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(parent)
+	if s.opts.HandshakeTimeout >= 0 {
+		cancel()
+		ctx, cancel = context.WithDeadline(parent, start.Add(s.opts.HandshakeTimeout))
+	}
+	stop := context.AfterFunc(s.ctx, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
+// params are what a client says in the address of the socket.
+type params struct{ id, token, key string }
+
+func paramsOf(r *http.Request) params {
+	q := r.URL.Query()
+	// Copies: some adaptors reuse the memory of a request when its connection has ended, and others keep
+	// all of it for a part.
+	return params{strings.Clone(q.Get("id")), strings.Clone(q.Get("token")), q.Get("key")}
+}
+
+// handshake upgrades the request and admits the client, or tells it why not.
+func (s *Server) handshake(w http.ResponseWriter, r *http.Request) {
+	p := paramsOf(r)
+	var user any
+	var c *Client                                                                           // nil before the upgrade
+	why := refuse(refusedAuth, http.StatusInternalServerError, TypeError, "Internal error") // if a function of the host ends this goroutine
+	defer func() {
+		if why != nil {
+			s.refuseClient(w, p.id, c, why)
+		}
+	}()
+	if s.opts.RejectBeforeUpgrade {
+		u, refusal := s.check(r, p, nil)
+		if refusal != nil {
+			why = refusal
+			return
+		}
+		user = u
+	}
+	socket, err := s.upgrade(w, r)
+	if err != nil {
+		why = refuse(refusedUpgrade, 0, "", err.Error()) // it has been answered
+		return
+	}
+	addr, remote := s.remoteAddr(r, socket.conn.LocalAddr().Network())
+	c = newClient(socket, p.id, p.token, remote, limitAddrOf(addr), &s.opts, s.realm.traffic(p.id))
+	if c.user = user; !addr.IsValid() && s.opts.ConcurrentLimitPerAddr > 0 {
+		s.warnOfNoAddress(c)
+	}
+	if why = s.decide(r, p, c); why == nil {
+		s.accepted.Add(1)
+		s.work.fork()
+		s.announce(c)
+	}
+}
+
+// refuseClient tells a client that is connected to nothing why it cannot stay. c is nil before
+// the upgrade.
+func (s *Server) refuseClient(w http.ResponseWriter, id string, c *Client, why *refusal) {
+	s.refusals[why.cause].Add(1) // before the client can know of it
+	s.log(slog.LevelInfo, "peer: connection refused", "id", loggable(id), "why", why.reject.Message)
+	switch {
+	case c != nil:
+		s.turnAway(c, why)
+	case why.status != 0:
+		http.Error(w, why.reject.Message, why.status)
+	}
+}
+
+func (s *Server) turnAway(c *Client, refusal *refusal) {
+	for _, old := range c.inheritedFrom { // they ended for nothing
+		s.realm.leaveRooms(old, ReasonReplaced)
+	}
+	why, last := reasonRefused, &Message{}
+	if *last = notice(refusal.reject.Type, refusal.reject.Message); refusal.cause == refusedClosed || s.ctx.Err() != nil {
+		why, last = ReasonShutdown, nil
+	}
+	c.stopReading()
+	c.end(why, nil, last)
+	c.writers.Wait()
+}
+
+// warnOfNoAddress says once that there are clients that no limit per address holds.
+func (s *Server) warnOfNoAddress(c *Client) {
+	s.noAddress.Do(func() {
+		s.log(slog.LevelWarn, "peer: ConcurrentLimitPerAddr does not count clients without an address; see TrustUnixProxy",
+			"id", loggable(c.id), "addr", c.remote)
+	})
+}
+
+// announce tells the host of a connection, on the goroutine of net/http, whose
+// stack has grown. The reader, for the life of the connection, starts on a small stack
+// afterwards, even if an event ends this goroutine as a failing test does.
+func (s *Server) announce(c *Client) {
+	defer func() {
+		c.stopReading()
+		go s.serve(c)
+	}()
+	if !c.isOpen() {
+		defer s.openLater(c)()
+	}
+	if c.predecessor != nil {
+		s.pause(c, c.predecessor.awaitFinish)
+		c.predecessor = nil
+	}
+	defer func() { // whatever becomes of the log line
+		fs := s.events.connection.get()
+		forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c) }) })
+	}()
+	s.log(slog.LevelInfo, "peer: connected", "id", loggable(c.id), "addr", c.remote)
+}
+
+// openLater lets the client have its outbox, which begins with OPEN, when the returned function
+// is called or when HandshakeTimeout is over.
+func (s *Server) openLater(c *Client) (open func()) {
+	if s.opts.HandshakeTimeout < 0 {
+		return func() { s.realm.open(c) }
+	}
+	var opened sync.WaitGroup
+	opened.Add(1)
+	timer := time.AfterFunc(time.Until(c.socket.start.Add(s.opts.HandshakeTimeout)), func() {
+		defer opened.Done()
+		s.realm.open(c)
+	})
+	return func() {
+		if s.realm.open(c); !timer.Stop() {
+			opened.Wait()
+		}
+	}
+}
+
+// decide checks the client and gets it its id.
+func (s *Server) decide(r *http.Request, p params, c *Client) (why *refusal) {
+	if !s.opts.RejectBeforeUpgrade {
+		c.user, why = s.check(r, p, c)
+	}
+	if why == nil {
+		why = s.claim(r.Context(), c)
+	}
+	return why
+}
+
+func isUpgrade(r *http.Request) bool {
+	return hasToken(r.Header, "Connection", "upgrade") && hasToken(r.Header, "Upgrade", "websocket")
+}
+
+func hasToken(h http.Header, name, token string) bool {
+	for _, line := range h.Values(name) {
+		for t := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(t), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// check decides on everything that does not depend on who else is connected. c is nil
+// before the upgrade.
+func (s *Server) check(r *http.Request, p params, c *Client) (user any, why *refusal) {
+	switch {
+	case p.id == "" || p.token == "" || p.key == "":
+		return nil, refuse(refusedParams, http.StatusBadRequest, TypeError, "No id, token, or key supplied to websocket server")
+	case !equal(p.key, s.opts.Key):
+		return nil, refuse(refusedKey, http.StatusUnauthorized, TypeError, "Invalid key provided")
+	case !s.validID(p.id):
+		return nil, refuse(refusedID, http.StatusBadRequest, TypeError, "The id is not valid")
+	case s.opts.MaxTokenBytes >= 0 && len(p.token) > s.opts.MaxTokenBytes:
+		return nil, refuse(refusedID, http.StatusBadRequest, TypeError, "The token is too long")
+	case s.opts.Authenticate == nil:
+		return nil, nil
+	case c == nil:
+		ctx, cancel := s.handshakeContext(r.Context(), time.Now())
+		defer cancel()
+		return s.authenticate(r.WithContext(ctx), p)
+	}
+	ctx, cancel := s.handshakeContext(r.Context(), c.socket.start)
+	defer cancel()
+	defer c.socket.watch(cancel)()
+	return s.authenticate(r.WithContext(ctx), p)
+}
+
+func (s *Server) authenticate(r *http.Request, p params) (user any, why *refusal) {
+	var err error
+	if panicked := s.ask("authenticating", func() { user, err = s.opts.Authenticate(r, p.id, p.token) }); panicked != nil {
+		err = panicked
+	}
+	if gone := r.Context().Err(); gone != nil && s.ctx.Err() == nil && (err == nil || errors.Is(err, gone)) {
+		return nil, refuse(refusedGone, http.StatusUnauthorized, TypeError, "Authentication took too long")
+	}
+	if err == nil {
+		return user, nil
+	}
+	if reject := (*Reject)(nil); errors.As(err, &reject) {
+		why = refuse(refusedAuth, http.StatusForbidden, reject.Type, reject.Message)
+		switch reject.Type {
+		case TypeError, TypeInvalidKey, TypeIDTaken:
+		default:
+			why.reject.Type = TypeError
+		}
+		return nil, why
+	}
+	s.fail(nil, fmt.Errorf("authenticating: %w", err))
+	return nil, refuse(refusedAuth, http.StatusUnauthorized, TypeError, "Authentication failed")
+}
+
+// upgrade makes a WebSocket of a request, or answers the request and returns why not.
+//
+// The connection is hijacked before anything is written, and the 101 is written to
+// the connection itself. Middleware that compresses or buffers would hold back, or
+// change, a 101 that goes through its WriteHeader.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*socket, error) {
+	h := &hijacker{ResponseWriter: w, header: w.Header().Clone()}
+	if h.err = canHijack(w); h.err == nil {
+		// The origin has been checked.
+		if _, err := websocket.Accept(h, r, &websocket.AcceptOptions{InsecureSkipVerify: true}); !h.done {
+			return nil, err // the library has answered
+		}
+	}
+	if h.err != nil {
+		http.Error(w, "The server cannot upgrade connections here", http.StatusNotImplemented)
+		return nil, fmt.Errorf("upgrading: %w", h.err)
+	}
+	early, _ := h.rw.Reader.Peek(h.rw.Reader.Buffered())
+	early = bytes.Clone(early)
+	if s.opts.WriteTimeout > 0 {
+		h.conn.SetWriteDeadline(time.Now().Add(s.opts.WriteTimeout))
+	}
+	if _, err := h.conn.Write(h.answer); err != nil {
+		h.conn.Close()
+		return nil, fmt.Errorf("writing the answer to the handshake: %w", err)
+	}
+	h.conn.SetWriteDeadline(time.Time{})
+	return newSocket(h.conn, early, &s.realm.partials), nil
+}
+
+var errNoHijacker = errors.New("a ResponseWriter around this handler has neither Hijack nor Unwrap")
+
+// canHijack returns nil if [http.ResponseController] will find a Hijacker.
+func canHijack(w http.ResponseWriter) error {
+	for {
+		switch t := w.(type) {
+		case http.Hijacker:
+			return nil
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			return errNoHijacker
+		}
+	}
+}
+
+// switchingProtocols returns the answer 101 with the fields of header. Fields that
+// speak of a body have no place in it.
+func switchingProtocols(header http.Header) []byte {
+	for name := range header {
+		if strings.HasPrefix(name, "Content-") || name == "Transfer-Encoding" {
+			delete(header, name)
+		}
+	}
+	header["Connection"] = []string{"Upgrade"}
+	var b bytes.Buffer
+	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	header.Write(&b) // a bytes.Buffer takes everything
+	b.WriteString("\r\n")
+	return b.Bytes()
+}
+
+// A hijacker is the [http.ResponseWriter] that the library does a handshake with. A
+// refusal goes through the writer of the host. At 101 the hijacker takes the connection
+// for itself and tells the library that it failed: the library would make a connection
+// of its own, with a goroutine and buffers, and its 101 would go through middleware.
+type hijacker struct {
+	http.ResponseWriter             // the host's
+	header              http.Header // what the host and the library have set
+	done                bool        // the library has accepted: nothing that it writes from here on counts
+	answer              []byte      // the 101
+	conn                net.Conn
+	rw                  *bufio.ReadWriter
+	err                 error // of hijacking
+}
+
+var errTaken = errors.New("the connection is taken")
+
+func (h *hijacker) Header() http.Header { return h.header }
+
+func (h *hijacker) WriteHeader(code int) {
+	switch {
+	case h.done: // the library's 500, since it has no connection
+	case code == http.StatusSwitchingProtocols:
+		h.done, h.answer = true, switchingProtocols(h.header)
+		h.conn, h.rw, h.err = http.NewResponseController(h.ResponseWriter).Hijack()
+	default:
+		header := h.ResponseWriter.Header()
+		clear(header)
+		maps.Copy(header, h.header)
+		h.ResponseWriter.WriteHeader(code)
+	}
+}
+
+func (h *hijacker) Write(p []byte) (int, error) {
+	if h.done {
+		return len(p), nil
+	}
+	return h.ResponseWriter.Write(p)
+}
+
+func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errTaken }

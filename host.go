@@ -1,0 +1,139 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+)
+
+// log keeps a handler that panics from ending the process.
+func (s *Server) log(level slog.Level, msg string, attrs ...any) {
+	if !s.silent {
+		guard(func() { s.opts.Logger.Log(context.Background(), level, msg, attrs...) })
+	}
+}
+
+// logs reports whether lines of this level go anywhere.
+func (s *Server) logs(level slog.Level) (yes bool) {
+	if !s.silent {
+		guard(func() { yes = s.opts.Logger.Enabled(context.Background(), level) })
+	}
+	return yes
+}
+
+// hears reports whether anybody is told of a client's mistake. A client can make as many
+// as it likes, so an error is made only then.
+func (s *Server) hears() bool { return len(s.events.error.get()) > 0 || s.logs(slog.LevelDebug) }
+
+// ask calls a function of the host that decides something, and returns its panic as an
+// error. If f ends the goroutine, ask reports that, as nobody else can, and does
+// not return.
+func (s *Server) ask(doing string, f func()) (err error) {
+	err = errGoexit
+	defer func() {
+		if err == errGoexit {
+			s.fail(nil, fmt.Errorf("%s: %w", doing, err))
+		}
+	}()
+	return guard(f)
+}
+
+// call calls a function of the host on behalf of c. A panic in it ends c, and so does
+// the end of the goroutine; then call does not return.
+func (s *Server) call(c *Client, f func()) bool {
+	err := errGoexit
+	defer func() {
+		if err != nil {
+			c.end(ReasonPanic, err, nil)
+			s.fail(c, err)
+		}
+	}()
+	s.pause(c, func() { err = guard(f) })
+	return err == nil
+}
+
+// pause runs f, which may take long, on the goroutine of the reader of c, which may be nil. If c
+// ends meanwhile, its id is free at once, and what it was not sent can be held.
+func (s *Server) pause(c *Client, f func()) {
+	switch {
+	case c == nil:
+		f()
+		return
+	case c.Reason() != 0:
+		c.pauseReading(f)
+		return
+	}
+	var removed sync.WaitGroup
+	removed.Add(1)
+	stop := context.AfterFunc(c.Context(), func() {
+		defer removed.Done()
+		if c.mayBeReplacedBy(nil) { // else its successor takes it out
+			s.realm.remove(c)
+		}
+	})
+	defer func() {
+		if !stop() {
+			removed.Wait()
+		}
+	}()
+	c.pauseReading(f)
+}
+
+// fail reports an error. c may be nil.
+func (s *Server) fail(c *Client, err error) {
+	level := slog.LevelWarn
+	if c != nil && !errors.Is(err, ErrPanic) {
+		level = slog.LevelDebug // a client can cause as many as it likes
+	}
+	fs := s.events.error.get()
+	defer forEach(0, len(fs), func(i int) { s.tell(c, fs, i, err) }) // whatever becomes of the log line
+	s.log(level, "peer: error", "id", idOf(c), "err", err)
+}
+
+// tell calls function i of OnError. If that panics, the client is ended, and the other
+// functions are told.
+func (s *Server) tell(c *Client, fs []func(*Client, error), i int, err error) {
+	panicked := errGoexit
+	defer func() {
+		if panicked == nil {
+			return
+		}
+		if c != nil {
+			c.end(ReasonPanic, panicked, nil)
+		}
+		defer forEach(0, len(fs), func(j int) {
+			if j != i { // and if this panics too, nobody is left to be told
+				s.pause(c, func() { guard(func() { fs[j](c, panicked) }) })
+			}
+		})
+		s.log(slog.LevelError, "peer: error in OnError", "id", idOf(c), "err", panicked)
+	}()
+	s.pause(c, func() { panicked = guard(func() { fs[i](c, err) }) })
+}
+
+// idOf returns the id of c for the log. c may be nil.
+func idOf(c *Client) loggable {
+	if c == nil {
+		return ""
+	}
+	return loggable(c.id)
+}
+
+// loggable is an id as it can be shown to a terminal: what is not printable,
+// bidirectional marks included, is escaped, as not every [slog.Handler] does.
+type loggable string
+
+func (l loggable) String() string {
+	const enough = 128 // bytes
+	id := string(l[:min(len(l), enough)])
+	if q := strconv.Quote(id); q[1:len(q)-1] != id {
+		return q
+	}
+	return id
+}
+
+// LogValue makes it a text for handlers that know more kinds than that.
+func (l loggable) LogValue() slog.Value { return slog.StringValue(l.String()) }

@@ -1,0 +1,234 @@
+package peer
+
+import (
+	"slices"
+	"time"
+)
+
+// A waitingQueue is a queue with the timer of its earliest deadline.
+type waitingQueue struct {
+	queue
+	timer *time.Timer
+	at    time.Time // what the timer is set to
+}
+
+// An outcome is what became of a message.
+type outcome uint8
+
+const (
+	delivered outcome = iota // in the outbox of its destination
+	held                     // in the queue of its destination
+	notKept                  // neither: its sender gets EXPIRE, if the message is of a type that is held
+	ignored                  // neither, and its sender has read that EXPIRE
+)
+
+// A delivery is the client whose outbox a message went into, and what the sender still has to
+// do for it.
+type delivery struct {
+	to   *Client
+	todo todo
+}
+
+func (d delivery) finish() {
+	if d.to != nil {
+		d.to.do(d.todo)
+	}
+}
+
+// route hands a parcel to the client at id, or else holds it, in one step. The caller must finish
+// the delivery.
+func (r *Realm) route(id string, p parcel) (outcome, delivery) {
+	sh := r.shard(id)
+	sh.mu.Lock()
+	out, d := sh.routeLocked(r, id, p)
+	sh.mu.Unlock()
+	if out == notKept || out == ignored {
+		p.release()
+	}
+	return out, d
+}
+
+func (sh *shard) routeLocked(r *Realm, id string, p parcel) (outcome, delivery) {
+	d := delivery{to: sh.clients[id]}
+	if d.to != nil {
+		var err error
+		if d.todo, err = d.to.enqueue(p); err == nil {
+			sh.traffic.relayed.Add(1)
+			return delivered, d
+		}
+		// It is ending, or is not open yet. What it was to be sent before will go before p.
+	}
+	switch {
+	case p.keep != keepUntilExpiry:
+		sh.traffic.dropped[dropAbsent].Add(1)
+		return notKept, d
+	case sh.closed:
+		sh.traffic.dropped[dropShutdown].Add(1)
+		return notKept, d
+	}
+	return sh.holdLocked(r, id, p), d
+}
+
+// holdLocked holds p, or refuses it. Of a pair that is over a bound nothing is
+// kept: what is left of a negotiation is of no use, and one EXPIRE is for all.
+func (sh *shard) holdLocked(r *Realm, id string, p parcel) outcome {
+	w := sh.queueLocked(id)
+	defer sh.armLocked(r, id, w)
+	if w.expired(p.src) {
+		if p.continues {
+			sh.traffic.dropped[dropFull].Add(1)
+			return ignored
+		}
+		r.book(w.drop(p.src)) // a new offer is a new question
+	}
+	if w.fits(&p, r.bounds()) && r.reserve(len(p.frame)) {
+		w.push(p)
+		sh.traffic.held.Add(1)
+		return held
+	}
+	sh.expirePairLocked(r, id, w, p.src, p.deadline)
+	sh.traffic.dropped[dropFull].Add(1)
+	return notKept
+}
+
+// expirePairLocked drops all that src has waiting in a queue. It remembers that src gets an
+// EXPIRE, unless too much of the kind is remembered: then the next message is answered again.
+func (sh *shard) expirePairLocked(r *Realm, id string, w *waitingQueue, src string, deadline time.Time) {
+	var t tally
+	before := w.held(src)
+	if r.expired.Load() < maxExpiredPairs && len(id) <= maxIDBytes {
+		t = w.expirePair(src, deadline)
+	} else {
+		t = w.drop(src)
+	}
+	r.book(t)
+	sh.traffic.dropped[dropFull].Add(uint64(before))
+}
+
+func (r *Realm) bounds() bounds {
+	return bounds{perPair: r.opts.MaxHeldPerPair, parcels: r.opts.MaxHeldPerDestination, bytes: r.opts.MaxOutboxBytes}
+}
+
+// reserve makes room for a parcel of n bytes that is to be held, or reports that there is none.
+func (r *Realm) reserve(n int) bool {
+	if r.heldParcels.Add(1) > maxHeldParcels {
+		r.heldParcels.Add(-1)
+		return false
+	}
+	if bytes := r.heldBytes.Add(int64(n)); r.opts.MaxHeldBytes >= 0 && bytes > int64(r.opts.MaxHeldBytes) {
+		r.book(tally{parcels: -1, bytes: -n})
+		return false
+	}
+	return true
+}
+
+// book counts what an operation on a queue has changed. What [Realm.reserve] has counted is not
+// booked again.
+func (r *Realm) book(t tally) {
+	if t != (tally{}) {
+		r.heldParcels.Add(int64(t.parcels))
+		r.heldBytes.Add(int64(t.bytes))
+		r.expired.Add(int64(t.expired))
+	}
+}
+
+// maxHeldParcels bounds what is held in all in messages: a short one takes several
+// times as much memory as MaxHeldBytes counts.
+const maxHeldParcels = 100_000
+
+// maxExpiredPairs bounds how many expired pairs are remembered.
+const maxExpiredPairs = 10000
+
+// queueLocked returns the queue of an id, and makes one if there is none. The caller must then
+// call armLocked.
+func (sh *shard) queueLocked(id string) *waitingQueue {
+	w := sh.waiting[id]
+	if w == nil {
+		w = new(waitingQueue)
+		sh.waiting[id] = w
+	}
+	return w
+}
+
+// armLocked sets the timer of a queue to its earliest deadline after a change, and forgets a
+// queue that is empty.
+func (sh *shard) armLocked(r *Realm, id string, w *waitingQueue) {
+	soonest := w.soonest()
+	if soonest != nil && soonest.deadline.Equal(w.at) {
+		return
+	}
+	if w.timer != nil && w.timer.Stop() {
+		r.timers.Done()
+	}
+	if soonest == nil {
+		delete(sh.waiting, id)
+		return
+	}
+	w.at = soonest.deadline
+	r.timers.Add(1)
+	w.timer = time.AfterFunc(time.Until(w.at), func() { r.expire(id, w) })
+}
+
+// takeLocked returns what is held for id, which then is nothing.
+func (sh *shard) takeLocked(r *Realm, id string) []parcel {
+	w := sh.waiting[id]
+	if w == nil {
+		return nil
+	}
+	ps, t := w.take()
+	r.book(t)
+	sh.armLocked(r, id, w)
+	return ps
+}
+
+// expire runs when the earliest deadline of a queue has come.
+func (r *Realm) expire(id string, w *waitingQueue) {
+	defer r.timers.Done()
+	sh := r.shard(id)
+	sh.mu.Lock()
+	if sh.waiting[id] != w {
+		sh.mu.Unlock()
+		return
+	}
+	w.at = time.Time{}
+	senders, t := w.expire(time.Now())
+	sh.traffic.dropped[dropExpired].Add(uint64(-t.parcels))
+	r.book(t)
+	sh.armLocked(r, id, w)
+	sh.mu.Unlock()
+	r.sendExpire(id, senders...)
+}
+
+// sendExpire tells each of the senders that what it sent to id came to nothing.
+func (r *Realm) sendExpire(id string, senders ...string) {
+	for _, src := range senders {
+		b, _ := Message{Type: TypeExpire, Src: id, Dst: src}.encode() // has no payload that could be bad
+		r.shard(src).traffic.expired.Add(1)
+		_, d := r.route(src, ownParcel(b, keepForSuccessor)) // no EXPIRE is held, so none comes of it
+		d.finish()
+	}
+}
+
+// returnLocked holds parcels that come back from a connection that has ended, within the bounds
+// that hold for new ones. It returns the senders of pairs that are over a bound.
+func (sh *shard) returnLocked(r *Realm, id string, ps []parcel) (senders []string) {
+	w := sh.queueLocked(id)
+	defer sh.armLocked(r, id, w)
+	w.unshift(ps, func(p *parcel) bool {
+		switch {
+		case w.expired(p.src):
+			sh.traffic.dropped[dropFull].Add(1)
+			return false
+		case w.fits(p, r.bounds()) && r.reserve(len(p.frame)):
+			sh.traffic.returned.Add(1)
+			return true
+		}
+		sh.expirePairLocked(r, id, w, p.src, p.deadline)
+		sh.traffic.dropped[dropFull].Add(1)
+		if !slices.Contains(senders, p.src) {
+			senders = append(senders, p.src)
+		}
+		return false
+	})
+	return senders
+}
