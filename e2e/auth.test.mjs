@@ -1,8 +1,8 @@
 // Users who own their ids, on the page of examples/auth itself. Every page here is in a
 // context of its own: another device.
 import assert from 'node:assert/strict';
-import { after, test } from 'node:test';
-import { openBrowser, sleep, startServer, within } from './lib.mjs';
+import { after } from 'node:test';
+import { newPage, refusal, sleep, startServer, test } from './lib.mjs';
 
 const passwords = { alice: 'wonderland', bob: 'builder', carol: 'singer' };
 
@@ -10,14 +10,7 @@ const server = await startServer('examples/auth', [
   '-addr', '127.0.0.1:0',
   '-peerjs', 'e2e/node_modules/peerjs/dist/peerjs.min.js',
 ]);
-const browser = await openBrowser();
-after(async () => {
-  await browser.close();
-  await server.stop();
-});
-
-// run runs a function in a page. Playwright does not bound the wait for what it promises.
-const run = (page, what, f, arg) => within(10_000, what, page.evaluate(f, arg));
+after(() => server.stop());
 
 // Rooms keep the tests apart.
 let rooms = 0;
@@ -32,17 +25,17 @@ async function logIn(page, user, room, password = passwords[user]) {
 
 // newDevice opens the page, logs a user in, and waits until the page is online.
 async function newDevice(t, user, room) {
-  const page = await browser.newPage(t, server.url);
-  page.on('dialog', (dialog) => dialog.accept()); // answers calls
+  const page = await newPage(t, server.url);
+  page.acceptDialogs(); // answers calls
   await logIn(page, user, room);
   await wantState(page, `Online as ${user}-${room}`);
   return page;
 }
 
 // wantState waits until the page shows a state, wantLine until it has logged a line.
-const wantState = (page, text) => page.locator('#state', { hasText: text }).waitFor();
-const wantLine = (page, text) => page.locator('#log li', { hasText: text }).first().waitFor();
-const countLines = (page, text) => page.locator('#log li', { hasText: text }).count();
+const wantState = (page, text) => page.waitForText('#state', text);
+const wantLine = (page, text, times) => page.waitForText('#log li', text, times);
+const countLines = (page, text) => page.count('#log li', text);
 
 // send sends a text through the server, from the page's form.
 async function send(page, id, text) {
@@ -60,10 +53,9 @@ async function wantToHear(from, to, fromId, toId) {
 // tryPeer makes another client on a page and returns how that ended: 'open', or the
 // type and message of the error.
 const tryPeer = (page, id, token) =>
-  run(
-    page,
+  page.run(
     `a client asks for the id ${id}`,
-    ([id, token]) =>
+    (id, token) =>
       new Promise((resolve) => {
         const { hostname: host, port } = location;
         const other = new Peer(id, { host, port, path: '/peerjs', ...(token && { token }) });
@@ -74,15 +66,15 @@ const tryPeer = (page, id, token) =>
   );
 
 test('only a user with the right password comes in', async (t) => {
-  const page = await browser.newPage(t, server.url);
+  const page = await newPage(t, server.url);
   const room = newRoom();
   await logIn(page, 'alice', room, 'guess');
-  await page.locator('#refused', { hasText: 'Wrong user name or password' }).waitFor();
+  await page.waitForText('#refused', 'Wrong user name or password');
   await logIn(page, 'alice', room);
   await wantState(page, `Online as alice-${room}`);
 });
 
-test('a second device takes the id over, and the first does not take it back', async (t) => {
+test('a second device takes the id over, and the first does not take it back', refusal, async (t) => {
   const room = newRoom();
   const id = `alice-${room}`;
   const phone = await newDevice(t, 'alice', room);
@@ -91,13 +83,13 @@ test('a second device takes the id over, and the first does not take it back', a
   await wantState(phone, `${id} is in use on another device`);
 
   // It shows so and leaves it at that. Even if it did not, its token does not work now.
-  const refusal = `unavailable-id: ID "${id}" is taken`;
+  const taken = `unavailable-id: ID "${id}" is taken`;
   for (let tries = 1; tries <= 5; tries++) {
     await phone.evaluate(() => peer.reconnect());
-    await phone.locator('#log li', { hasText: refusal }).nth(tries - 1).waitFor();
+    await wantLine(phone, taken, tries);
   }
   await sleep(1500); // longer than the page waits before it reconnects
-  assert.equal(await countLines(phone, refusal), 5);
+  assert.equal(await countLines(phone, taken), 5);
   await wantState(phone, `${id} is in use on another device`);
   await wantToHear(bob, laptop, `bob-${room}`, id);
   await wantToHear(laptop, bob, id, `bob-${room}`);
@@ -116,7 +108,7 @@ test('a page that is reloaded is online again at once', async (t) => {
   await wantState(alice, `Online as alice-${room}`);
 });
 
-test('a page whose token is refused gets a new one', async (t) => {
+test('a page whose token is refused gets a new one', refusal, async (t) => {
   const room = newRoom();
   const alice = await newDevice(t, 'alice', room);
   await alice.evaluate(() => {
@@ -128,7 +120,7 @@ test('a page whose token is refused gets a new one', async (t) => {
   await wantState(alice, `Online as alice-${room}`);
 });
 
-test('another user cannot take the id', async (t) => {
+test('another user cannot take the id', refusal, async (t) => {
   const room = newRoom();
   const alice = await newDevice(t, 'alice', room);
   const bob = await newDevice(t, 'bob', room);
@@ -148,21 +140,23 @@ test('a call inside the room shows moving pictures on both sides', async (t) => 
   await alice.fill('[name=dst]', `bob-${room}`);
   await alice.click('[name=call]');
   for (const page of [alice, bob]) {
-    await page.waitForFunction(() => {
+    await page.run('a moving picture', async () => {
       const video = document.querySelector('video');
-      return video.currentTime > 0.5 && video.videoWidth > 0 && video.getVideoPlaybackQuality().totalVideoFrames >= 5;
+      for (let frames = 0; frames < 5 || video.currentTime <= 0.5; frames++) {
+        await new Promise((frame) => video.requestVideoFrameCallback(frame));
+      }
+      if (video.videoWidth === 0) throw new Error('a picture without a size');
     });
   }
   await alice.click('#hangup');
-  await bob.waitForFunction(() => !document.querySelector('video').srcObject);
+  await bob.wait('no picture', () => !document.querySelector('video').srcObject);
 });
 
 test('a call into another room is refused at once', async (t) => {
   const [room, other] = [newRoom(), newRoom()];
   const alice = await newDevice(t, 'alice', room);
   const carol = await newDevice(t, 'carol', other);
-  const took = await run(
-    alice,
+  const took = await alice.run(
     'the refusal comes',
     (id) =>
       new Promise((resolve, reject) => {
@@ -170,16 +164,15 @@ test('a call into another room is refused at once', async (t) => {
         peer.on('error', (err) => (err.type === 'peer-unavailable' ? resolve(performance.now() - start) : reject(err)));
         peer.connect(id);
       }),
-    `carol-${other}`,
+    [`carol-${other}`],
   );
   t.diagnostic(`after ${Math.round(took)} ms`);
   assert.ok(took < 2000, `after ${took} ms`);
 
   await alice.fill('[name=dst]', `carol-${other}`);
   await alice.click('[name=call]');
-  const refusal = `peer-unavailable: Could not connect to peer carol-${other}`;
-  await alice.locator('#log li', { hasText: refusal }).nth(1).waitFor();
-  assert.equal(await carol.locator('#log li').count(), 0);
+  await wantLine(alice, `peer-unavailable: Could not connect to peer carol-${other}`, 2);
+  assert.equal(await countLines(carol), 0);
 });
 
 test("an application's own messages go through the server, inside the room", async (t) => {
@@ -190,14 +183,14 @@ test("an application's own messages go through the server, inside the room", asy
   await send(alice, `carol-${other}`, 'psst');
   await wantToHear(alice, bob, `alice-${room}`, `bob-${room}`);
   await wantToHear(bob, alice, `bob-${room}`, `alice-${room}`);
-  assert.equal(await carol.locator('#log li').count(), 0);
+  assert.equal(await countLines(carol), 0);
 
   // What they look like to an unmodified client.
   await bob.evaluate(() => {
     window.heard = new Promise((resolve) => peer.socket.once('message', resolve));
   });
   const payload = { text: 'grüße 👋', list: [1, 2.5, null] };
-  await alice.evaluate(([dst, payload]) => peer.socket.send({ type: 'CHAT', dst, payload }), [`bob-${room}`, payload]);
-  const heard = await run(bob, 'bob hears it', () => window.heard);
+  await alice.evaluate((dst, payload) => peer.socket.send({ type: 'CHAT', dst, payload }), `bob-${room}`, payload);
+  const heard = await bob.run('bob hears it', () => window.heard);
   assert.deepEqual(heard, { type: 'CHAT', src: `alice-${room}`, dst: `bob-${room}`, payload });
 });

@@ -1,10 +1,10 @@
 // Ids that are never stuck: what becomes of an id when its page loses the network, when
 // two pages want it, and when its page sleeps.
 import assert from 'node:assert/strict';
-import { after, describe, test } from 'node:test';
+import { after, describe } from 'node:test';
 import {
-  openBrowser, sleep, startPeerServer, startProxy, uniqueId,
-  wantChannel, wantEcho, wantError, wantNoErrors, wantOpen, within,
+  newPeer, newTab, refusal, sleep, startPeerServer, startProxy, test, uniqueId,
+  wantChannel, wantEcho, wantError, wantNoErrors, wantOpen,
 } from './lib.mjs';
 
 const aliveTimeout = 6000;
@@ -12,11 +12,7 @@ const aliveTimeout = 6000;
 const server = await startPeerServer();
 const overriding = await startPeerServer('--allow_override_connect');
 const strict = await startPeerServer('--alive_timeout', `${aliveTimeout}`);
-const browser = await openBrowser();
-after(async () => {
-  await browser.close();
-  await Promise.all([server, overriding, strict].map((s) => s.stop()));
-});
+after(() => Promise.all([server, overriding, strict].map((s) => s.stop())));
 
 // openPersistently makes clients, one a second, until the id is free. It returns how
 // often it was not.
@@ -36,19 +32,19 @@ async function openPersistently(tab, on, id, maxTries) {
 
 // Each of these mostly waits, so they wait at the same time.
 describe('ids', { concurrency: true }, () => {
-  test('a page that lost its network gets its id back after a reload', async (t) => {
+  test('a page that lost its network gets its id back after a reload', refusal, async (t) => {
     const proxy = await startProxy(server);
     t.after(() => proxy.stop());
     const id = uniqueId('alice');
-    const alice = await browser.newPeer(t, proxy, { id });
+    const alice = await newPeer(t, proxy, { id });
     await wantOpen(alice, id);
 
     // The server hears nothing of this end: it still has a connection of this id.
     proxy.freeze();
-    await alice.page.context().setOffline(true);
+    await alice.page.setOffline(true);
     const lost = performance.now();
     await sleep(1000);
-    await alice.page.context().setOffline(false);
+    await alice.page.setOffline(false);
     await alice.reload(); // with it goes the token
 
     const refused = await openPersistently(alice, proxy, id, 15);
@@ -57,18 +53,18 @@ describe('ids', { concurrency: true }, () => {
     assert.ok(refused > 0, 'the id was free all the time: this test shows nothing');
     assert.ok(took < 15_000, `open after ${took} ms`);
 
-    const bob = await browser.newPeer(t, server, { id: uniqueId('bob') });
+    const bob = await newPeer(t, server, { id: uniqueId('bob') });
     await wantOpen(bob);
     await wantChannel(bob, alice);
     await wantEcho(bob, alice);
   });
 
-  test('a page that is there keeps its id, however often others ask for it', async (t) => {
+  test('a page that is there keeps its id, however often others ask for it', refusal, async (t) => {
     // It sends nothing by itself, so the server has to ask it.
     const id = uniqueId('alice');
-    const alice = await browser.newPeer(t, server, { id, pingInterval: 1_000_000 });
+    const alice = await newPeer(t, server, { id, pingInterval: 1_000_000 });
     await wantOpen(alice, id);
-    const mallory = await browser.newTab(t);
+    const mallory = await newTab(t);
     await sleep(10_500);
     for (let tries = 0; tries < 3; tries++) {
       await mallory.newPeer(server, { id });
@@ -81,10 +77,10 @@ describe('ids', { concurrency: true }, () => {
     await wantNoErrors(alice);
   });
 
-  test('two pages that both want an id for ever settle', async (t) => {
+  test('two pages that both want an id for ever settle', refusal, async (t) => {
     const id = uniqueId('alice');
     const newPage = async () => {
-      const tab = await browser.newPeer(t, overriding, { id });
+      const tab = await newPeer(t, overriding, { id });
       await tab.keepReconnecting(100);
       await wantOpen(tab, id);
       return tab;
@@ -136,7 +132,7 @@ describe('ids', { concurrency: true }, () => {
   });
 
   test('a page whose timers sleep stays online', async (t) => {
-    const alice = await browser.newPeer(t, strict, { id: uniqueId('alice'), pingInterval: 1_000_000 });
+    const alice = await newPeer(t, strict, { id: uniqueId('alice'), pingInterval: 1_000_000 });
     await wantOpen(alice);
     await alice.page.evaluate(() => {
       let last = performance.now();
@@ -147,27 +143,23 @@ describe('ids', { concurrency: true }, () => {
       }, 100);
     });
 
-    // Stricter than a browser is with a background tab: no task of the page runs at all.
-    // (Freezing it does nothing to a page that counts as visible, as all do here.) Pings are
-    // answered all the same, as that is not the page's job.
-    const devtools = await alice.page.context().newCDPSession(alice.page);
-    await devtools.send('Debugger.enable');
-    const paused = new Promise((resolve) => devtools.once('Debugger.paused', resolve));
+    // Stricter than a browser is with a background tab: while a dialog is open, no task of
+    // the page runs at all. (Freezing it does nothing to a page that counts as visible, as
+    // all do here.) Pings are answered all the same, as that is not the page's job.
+    const shown = alice.page.nextDialog();
     await alice.page.evaluate(() => {
-      setTimeout(() => {
-        debugger;
-      });
+      setTimeout(() => alert('asleep'));
     });
-    await within(5000, 'the page sleeps', paused);
+    const dialog = await shown;
     await sleep(2.5 * aliveTimeout);
-    await devtools.send('Debugger.resume');
+    await dialog.accept();
 
     const slept = await alice.page.evaluate(
       () => new Promise((done) => setTimeout(() => done(window.longestSleep), 200)), // its timers run first
     );
     t.diagnostic(`the page slept for ${Math.round(slept)} ms`);
     assert.ok(slept > 2 * aliveTimeout, `the page slept for only ${slept} ms: this test shows nothing`);
-    const bob = await browser.newPeer(t, strict, { id: uniqueId('bob') });
+    const bob = await newPeer(t, strict, { id: uniqueId('bob') });
     await wantOpen(bob);
     await wantChannel(bob, alice);
     await wantEcho(bob, alice);

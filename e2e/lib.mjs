@@ -1,64 +1,39 @@
-// What the tests are written with: a server under test, a browser with the PeerJS
-// client, and small want… helpers that wait for one thing, for a bounded time.
+// What the tests are written with: a server under test, pages with the PeerJS client in
+// each browser, and small want… helpers that wait for one thing, for a bounded time.
 // Everything listens on loopback only, and whoever starts a process ends it.
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
-import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { after } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { chromium } from 'playwright-core';
+import { newFolder, startTimeout, stopTimeout, verbose, wantTimeout, within } from './base.mjs';
+import { newPage } from './browser.mjs';
+
+export { sleep, within } from './base.mjs';
+export { byRole, newPage, refusal, test } from './browser.mjs';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const root = path.dirname(here);
 
-// Times in milliseconds. They bound a hang; nothing here usually takes a tenth of them.
-const buildTimeout = 150_000;
-const startTimeout = 30_000;
-const stopTimeout = 10_000;
-const wantTimeout = 10_000;
-
-// With E2E_LOG=1 the output of servers and the console of pages go to standard error.
-const verbose = Boolean(process.env.E2E_LOG);
-
-// The test runner ends a file that takes too long with SIGTERM. Exiting in the ordinary
-// way then runs the exit handlers, which end the processes started here.
-process.once('SIGTERM', () => process.exit(1));
-
-// within fails with a sentence when a promise takes longer than ms.
-export async function within(ms, what, promise) {
-  let timer;
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what}: nothing after ${ms} ms`)), ms);
-  });
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
+const buildTimeout = 150_000; // ms
 
 // uniqueId makes an id that no other test on the same server uses.
 export const uniqueId = (name) => `${name}-${randomUUID().slice(0, 8)}`;
 
 // ---- servers
 
-let binaries; // directory, made for the first build
+let binaries; // folder, made for the first build
 const builds = new Map(); // package directory -> promise of its binary
 
 function build(pkg) {
-  if (!binaries) {
-    binaries = mkdtempSync(path.join(tmpdir(), 'peer-e2e-'));
-    process.once('exit', () => rmSync(binaries, { recursive: true, force: true }));
-  }
+  binaries ??= newFolder();
   if (!builds.has(pkg)) {
-    const binary = path.join(binaries, pkg.replaceAll(/\W/g, '_'));
+    const binary = path.join(binaries.path, pkg.replaceAll(/\W/g, '_'));
     // The package may be a module of its own, so go build runs in its directory. The
     // binary is thrown away and needs no version stamp, which go cannot always read.
     const built = promisify(execFile)(
@@ -188,70 +163,25 @@ export async function startProxy(server) {
   };
 }
 
-// ---- browsers
+// ---- pages
 
-const launchFlags = [
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-  // A camera and a microphone that show a moving picture and ask nobody.
-  '--use-fake-device-for-media-stream',
-  '--use-fake-ui-for-media-stream',
-  // WebRTC leaves 127.0.0.1 out by default, and a machine may have no other address.
-  '--allow-loopback-in-peer-connection',
-  // No name but loopback's is looked up, so a test can't depend on the internet.
-  '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
-];
+let site; // promise of the web server for the page of the tests
 
-// openBrowser starts Chromium and a web server for the page of the tests. One browser
-// serves a whole file; every peer lives in a context of its own, which is as separate
-// from the others as another person's browser.
-export async function openBrowser() {
-  const site = await servePage();
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
-    headless: true,
-    chromiumSandbox: false, // it refuses to run as root, which containers often are
-    args: launchFlags,
-    timeout: startTimeout,
-  });
-
-  // newPage opens an address in a new context, which ends with the test t. It returns
-  // Playwright's page.
-  async function newPage(t, url) {
-    // A page that may use the camera gives its real addresses to WebRTC. Others give
-    // made-up mDNS names, which need multicast to resolve.
-    const context = await browser.newContext({ permissions: ['camera', 'microphone'] });
-    t.after(() => within(stopTimeout, 'the browser context closes', context.close()));
-    const page = await context.newPage();
-    page.setDefaultTimeout(wantTimeout);
-    if (verbose) page.on('console', (line) => console.error(line.text()));
-    await page.goto(url);
-    return page;
-  }
-
-  // newTab opens the page of the tests in a new context.
-  const newTab = async (t) => new Tab(await newPage(t, site.url));
-
-  return {
-    newPage,
-    newTab,
-    // newPeer opens a new context and makes a PeerJS client there. It does not wait for
-    // the client to be online: see wantOpen and wantError.
-    async newPeer(t, server, options) {
-      const tab = await newTab(t);
-      await tab.newPeer(server, options);
-      return tab;
-    },
-    async close() {
-      await within(stopTimeout, 'the browser closes', browser.close());
-      await site.close();
-    },
-  };
+// newTab opens the page of the tests, in the browser of the test t and a context of its own.
+export async function newTab(t) {
+  site ??= servePage();
+  return new Tab(await newPage(t, (await site).url));
 }
+
+// newPeer opens a new tab and makes a PeerJS client there. It does not wait for the client
+// to be online: see wantOpen and wantError.
+export async function newPeer(t, server, options) {
+  const tab = await newTab(t);
+  await tab.newPeer(server, options);
+  return tab;
+}
+
+after(async () => (await site)?.close());
 
 async function servePage() {
   const files = {
@@ -283,12 +213,12 @@ export class Tab {
   id; // the client's id, known after wantOpen
 
   constructor(page) {
-    this.page = page; // Playwright's page, for what is missing here
+    this.page = page; // for what is missing here
   }
 
   // newPeer makes a PeerJS client, in place of an earlier one. The options are the
   // client's own, and id; what they leave out points at the server.
-  newPeer(server, { id, ...options } = {}) {
+  newPeer(server, options) {
     const at = new URL(server.url);
     const defaults = {
       host: at.hostname,
@@ -297,10 +227,10 @@ export class Tab {
       secure: at.protocol === 'https:',
       config: { iceServers: [] }, // the client's default ones are on the internet
     };
-    return this.run('newPeer', [id, { ...defaults, ...options }]);
+    return this.run('newPeer', [{ ...defaults, ...options }]);
   }
 
-  connect = (id, options) => this.run('connect', [id, options]);
+  connect = (id, options = {}) => this.run('connect', [id, options]);
   send = (id, data) => this.run('send', [id, data]);
   call = (id) => this.run('call', [id]);
   watch = (id) => this.run('watch', [id]);
@@ -319,11 +249,11 @@ export class Tab {
 
   // run calls a function of page.js.
   async run(name, args = [], ms = wantTimeout) {
-    const call = this.page.evaluate(([name, args]) => window.e2e[name](...args), [name, args]);
+    const what = [name, ...args.slice(0, 1).filter((id) => typeof id === 'string')].join(' ');
     try {
-      return await within(ms, `${name} ${args[0] ?? ''}`, call);
+      return await this.page.run(what, (name, args) => window.e2e[name](...args), [name, args], ms);
     } catch (err) {
-      const log = await within(2000, 'log', this.page.evaluate(() => window.e2e.log())).catch(() => []);
+      const log = await this.page.run('log', () => window.e2e.log(), [], 2000).catch(() => []);
       throw new Error([err.message, `The client of ${this.id ?? 'this page'} saw:`, ...log].join('\n  '));
     }
   }

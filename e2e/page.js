@@ -37,7 +37,7 @@ window.e2e = (() => {
     return new Promise((resolve, reject) => waiting.push({ name, resolve, reject }));
   }
 
-  function newPeer(id, options) {
+  function newPeer({ id, ...options }) {
     peer?.destroy();
     peer = id === undefined ? new Peer(options) : new Peer(id, options);
     peer.on('open', (id) => note('open', id));
@@ -93,17 +93,22 @@ window.e2e = (() => {
   }
 
   // watch waits until the picture of a peer has visibly moved: the clock of the video
-  // ran on, frames were decoded, and what they show changed. A frozen or black picture
-  // has at most the first two.
+  // ran on, frames were shown, and what they show changed. A frozen or black picture
+  // has at most the first two. Firefox counts no frames of a call in the video's quality.
   async function watch(id) {
     const video = videos[id];
     const sheet = Object.assign(document.createElement('canvas'), { width: 64, height: 48 });
     const paper = sheet.getContext('2d', { willReadFrequently: true });
+    let frames = 0;
+    const countFrame = () => {
+      frames++;
+      video.requestVideoFrameCallback(countFrame);
+    };
+    video.requestVideoFrameCallback(countFrame);
     const look = () => {
       paper.drawImage(video, 0, 0, sheet.width, sheet.height);
       return {
         seconds: video.currentTime,
-        frames: video.getVideoPlaybackQuality().totalVideoFrames,
         pixels: paper.getImageData(0, 0, sheet.width, sheet.height).data.join(),
       };
     };
@@ -115,7 +120,7 @@ window.e2e = (() => {
       pictures.add(now.pixels);
       const seen = {
         seconds: now.seconds - first.seconds,
-        frames: now.frames - first.frames,
+        frames,
         pictures: pictures.size,
         width: video.videoWidth,
         height: video.videoHeight,

@@ -1,54 +1,43 @@
-// Everything an unmodified PeerJS client does with a server, in a real browser.
+// Everything an unmodified PeerJS client does with a server, in real browsers.
 import assert from 'node:assert/strict';
-import { after, test } from 'node:test';
+import { after, describe } from 'node:test';
 import {
-  openBrowser, sleep, startPeerServer, startProxy, uniqueId,
+  newPeer, newTab, refusal, sleep, startPeerServer, startProxy, test, uniqueId,
   wantChannel, wantEcho, wantError, wantMovingVideo, wantNoErrors, wantOpen,
 } from './lib.mjs';
 
 const server = await startPeerServer();
 const keyed = await startPeerServer('--path', '/myapp', '--key', 'open-sesame');
-const tiny = await startPeerServer('--concurrent_limit', '1');
-const browser = await openBrowser();
-after(async () => {
-  await browser.close();
-  await Promise.all([server, keyed, tiny].map((s) => s.stop()));
-});
+after(() => Promise.all([server, keyed].map((s) => s.stop())));
 
 // newOpenPeer makes a client with an id that is derived from name and waits until it is online.
 async function newOpenPeer(t, name, on = server, options = {}) {
   const id = uniqueId(name);
-  const tab = await browser.newPeer(t, on, { id, ...options });
+  const tab = await newPeer(t, on, { id, ...options });
   await wantOpen(tab, id);
   return tab;
 }
 
-// idRequests collects the answers that a page gets to requests for a new id.
-const idRequests = (tab) => {
-  const answers = [];
-  tab.page.on('response', (res) => {
-    if (new URL(res.url()).pathname.endsWith('/peerjs/id')) answers.push(res);
-  });
-  return answers;
-};
+// idRequests returns a list that grows with the requests of a page for a new id.
+const idRequests = (tab) => tab.page.requestsFor('/peerjs/id');
 
 test('a client without an id gets a random one from the server', async (t) => {
-  const tab = await browser.newTab(t);
-  const answers = idRequests(tab);
+  const tab = await newTab(t);
+  const requests = idRequests(tab);
   await tab.newPeer(server);
   const id = await wantOpen(tab);
   assert.match(id, /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
-  assert.equal(answers.length, 1);
-  assert.equal(await answers[0].text(), id);
+  assert.equal(requests.length, 1);
+  assert.equal(await requests[0].text(), id);
 });
 
 test('a client keeps the id it chose, without asking for one', async (t) => {
-  const tab = await browser.newTab(t);
-  const answers = idRequests(tab);
+  const tab = await newTab(t);
+  const requests = idRequests(tab);
   const id = uniqueId('chosen one');
   await tab.newPeer(server, { id });
   await wantOpen(tab, id);
-  assert.equal(answers.length, 0);
+  assert.equal(requests.length, 0);
 });
 
 test('data goes both ways over a data connection', async (t) => {
@@ -75,34 +64,37 @@ test('both sides of a video call see moving pictures', async (t) => {
   await wantNoErrors(alice, bob);
 });
 
-test('an absent peer is reported as unavailable after 5 to 6 seconds', async (t) => {
-  const alice = await newOpenPeer(t, 'alice');
-  const absent = uniqueId('absent');
-  const asked = await alice.connect(absent);
-  const err = await wantError(alice, 'peer-unavailable', new RegExp(absent));
-  const took = err.at - asked;
-  t.diagnostic(`after ${Math.round(took)} ms`);
-  assert.ok(took >= 4900 && took <= 6500, `after ${took} ms`);
-  // The offer and its candidates expire together: no second report is on its way.
-  await sleep(300);
-  await wantNoErrors(alice);
+// Each of these mostly waits, so they wait at the same time.
+describe('absent peers', { concurrency: true }, () => {
+  test('an absent peer is reported as unavailable after 5 to 6 seconds', async (t) => {
+    const alice = await newOpenPeer(t, 'alice');
+    const absent = uniqueId('absent');
+    const asked = await alice.connect(absent);
+    const err = await wantError(alice, 'peer-unavailable', new RegExp(absent));
+    const took = err.at - asked;
+    t.diagnostic(`after ${Math.round(took)} ms`);
+    assert.ok(took >= 4900 && took <= 6500, `after ${took} ms`);
+    // The offer and its candidates expire together: no second report is on its way.
+    await sleep(300);
+    await wantNoErrors(alice);
+  });
+
+  test('an offer waits for a peer that arrives two seconds late', async (t) => {
+    const alice = await newOpenPeer(t, 'alice');
+    const lateId = uniqueId('late');
+    await alice.connect(lateId);
+    await sleep(2000);
+    const late = await newPeer(t, server, { id: lateId });
+    await wantOpen(late, lateId);
+    await Promise.all([alice.next(`channel ${lateId}`), late.next(`channel ${alice.id}`)]);
+    await wantEcho(alice, late);
+    await wantNoErrors(alice, late);
+  });
 });
 
-test('an offer waits for a peer that arrives two seconds late', async (t) => {
+test('an id that is taken is refused, and its holder stays', refusal, async (t) => {
   const alice = await newOpenPeer(t, 'alice');
-  const lateId = uniqueId('late');
-  await alice.connect(lateId);
-  await sleep(2000);
-  const late = await browser.newPeer(t, server, { id: lateId });
-  await wantOpen(late, lateId);
-  await Promise.all([alice.next(`channel ${lateId}`), late.next(`channel ${alice.id}`)]);
-  await wantEcho(alice, late);
-  await wantNoErrors(alice, late);
-});
-
-test('an id that is taken is refused, and its holder stays', async (t) => {
-  const alice = await newOpenPeer(t, 'alice');
-  const bob = await browser.newPeer(t, server, { id: alice.id });
+  const bob = await newPeer(t, server, { id: alice.id });
   await wantError(bob, 'unavailable-id', new RegExp(alice.id));
 
   const bobsOwn = uniqueId('bob');
@@ -155,22 +147,27 @@ test('listAllPeers lists everybody who is online', async (t) => {
   }
 });
 
-test('a server with a path and a key of its own takes those who know both', async (t) => {
-  const knows = { path: '/myapp', key: 'open-sesame' };
+// The path and the key of the server keyed.
+const knows = { path: '/myapp', key: 'open-sesame' };
 
-  const alice = await browser.newPeer(t, keyed, knows);
+test('a server with a path and a key of its own takes those who know both', async (t) => {
+  const alice = await newPeer(t, keyed, knows);
   await wantOpen(alice);
   const bob = await newOpenPeer(t, 'bob', keyed, knows);
   await wantChannel(alice, bob);
   await wantEcho(alice, bob);
+});
 
-  const mallory = await browser.newPeer(t, keyed, { ...knows, id: uniqueId('mallory'), key: 'guess' });
+test('a server with a key of its own refuses those who do not know it', refusal, async (t) => {
+  const mallory = await newPeer(t, keyed, { ...knows, id: uniqueId('mallory'), key: 'guess' });
   await wantError(mallory, 'server-error', /Invalid key/);
 });
 
-test('a full server says so to the client', async (t) => {
+test('a full server says so to the client', refusal, async (t) => {
+  const tiny = await startPeerServer('--concurrent_limit', '1');
+  t.after(() => tiny.kill());
   await newOpenPeer(t, 'first', tiny);
-  const second = await browser.newPeer(t, tiny, { id: uniqueId('second') });
+  const second = await newPeer(t, tiny, { id: uniqueId('second') });
   await wantError(second, 'server-error', /concurrent user limit/);
 });
 

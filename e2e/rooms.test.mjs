@@ -1,19 +1,19 @@
 // The video call of examples/videocall: who comes is seen, who goes is gone, and what
 // happens to the server does not happen to the call.
 //
-// E2E_PICTURE=FILE writes a picture of the call, as it is in docs/videocall.png.
+// E2E_BROWSER=chromium E2E_PICTURE=FILE writes a picture of the call, as it is in
+// docs/videocall.png.
 import assert from 'node:assert/strict';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { after, test } from 'node:test';
-import { openBrowser, sleep, startProxy, startServer, within } from './lib.mjs';
+import { after } from 'node:test';
+import { byRole, newPage, sleep, startProxy, startServer, test, within } from './lib.mjs';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 
 // Times in milliseconds. The first two are promises of the example.
 const goneAfterCrash = 2000;
 const backAfterRestart = 10_000;
-const wantTimeout = 20_000; // for what has no promise, on a slow machine
 
 const picture = process.env.E2E_PICTURE; // a file for a picture of the call
 
@@ -23,12 +23,12 @@ const startCall = (port = 0) =>
     ...['-peerjs', path.join(here, 'node_modules/peerjs/dist/peerjs.min.js')],
   ]);
 
+// sharedProcess is the options of a test that ends the process of a page, or that has more
+// pages than one process can encode the pictures of.
+const sharedProcess = { skip: { firefox: 'Puppeteer makes all pages of Firefox share one process' } };
+
 const server = await startCall();
-const browser = await openBrowser();
-after(async () => {
-  await browser.close();
-  await server.stop();
-});
+after(() => server.stop());
 
 // A Guest is one browser context in a room.
 class Guest {
@@ -38,34 +38,33 @@ class Guest {
     this.url = page.url(); // the link to share
   }
 
-  // run calls a function in the page.
-  run = (f, ...args) => within(wantTimeout, `${this.name}'s page`, this.page.evaluate(f, ...args));
+  run = (f, ...args) => this.page.run(`${this.name}'s page`, f, args);
+  wait = (what, f, arg, ms) => this.page.wait(`${what} for ${this.name}`, f, [arg], ms);
+  press = (button) => this.page.click(byRole('button', button));
 
-  wait = (what, f, arg, ms = wantTimeout) =>
-    this.page.waitForFunction(f, arg, { timeout: ms, polling: 50 }).catch(async (err) => {
-      const seen = await within(2000, 'text', this.page.innerText('body')).catch(String);
-      throw new Error(`${this.name} wants ${what}: ${err.message}\n${seen}`);
-    });
+  async say(message) {
+    await this.page.fill(byRole('textbox', 'Message to everyone'), message);
+    await this.press('Send');
+  }
 }
 
-// join opens a link and joins under a name.
-async function join(t, name, url) {
-  const page = await browser.newPage(t, 'about:blank');
-  await page.addInitScript(picture ? paintedCamera : smallCamera, name);
-  await page.addInitScript(() => {
-    // The test has to tell one RTCPeerConnection from another.
-    window.connections = [];
-    window.RTCPeerConnection = class extends RTCPeerConnection {
-      constructor(...args) {
-        super(...args);
-        window.connections.push(this);
-      }
-    };
-  });
-  await page.goto(url);
-  await page.getByLabel('Your name').fill(name);
-  await page.getByRole('button', { name: 'Join' }).click();
-  return new Guest(name, page);
+// join opens a link and joins under a name. The scripts run before those of the page.
+async function join(t, name, url, scripts = [[picture ? paintedCamera : smallCamera, name], [keepConnections]]) {
+  const guest = new Guest(name, await newPage(t, url, scripts));
+  await guest.page.fill(byRole('textbox', 'Your name'), name);
+  await guest.press('Join');
+  return guest;
+}
+
+// keepConnections runs in a page: the test has to tell one RTCPeerConnection from another.
+function keepConnections() {
+  window.connections = [];
+  window.RTCPeerConnection = class extends RTCPeerConnection {
+    constructor(...args) {
+      super(...args);
+      window.connections.push(this);
+    }
+  };
 }
 
 // smallCamera runs in a page: a dozen large pictures are slow without a graphics card.
@@ -124,15 +123,13 @@ function paintedCamera(name) {
 // takePicture makes the picture of the call that is in docs/: four people, one of them
 // muted, and something said.
 async function takePicture([ada, grace]) {
-  await ada.page.setViewportSize({ width: 1200, height: 720 });
-  await ada.page.getByRole('button', { name: 'Chat' }).click();
-  await grace.page.getByLabel('Message to everyone').fill('Good morning! Shall we start?');
-  await grace.page.getByRole('button', { name: 'Send' }).click();
-  await sleep(1000);
-  await ada.page.getByLabel('Message to everyone').fill('Yes, everyone is here.');
-  await ada.page.getByRole('button', { name: 'Send' }).click();
+  await ada.page.resize({ width: 1200, height: 720 });
+  await ada.press('Chat');
+  await grace.say('Good morning! Shall we start?');
+  await ada.page.waitForText('#log li', 'Shall we start?');
+  await ada.say('Yes, everyone is here.');
   await sleep(4000); // until the pictures are sharp
-  await ada.page.screenshot({ path: picture });
+  await ada.page.screenshot(picture);
 }
 
 // joinAll lets people join one room, one after the other, and waits until they see each other.
@@ -208,19 +205,12 @@ async function wantUndisturbed(guests, happens) {
 const wantBanner = (guest, shown) =>
   guest.wait(`${shown ? 'a' : 'no'} banner`, (shown) => document.getElementById('banner').hidden !== shown, shown);
 
-// crash ends the process of a guest's page, which has no time to say anything.
-async function crash(guest) {
-  const session = await guest.page.context().newCDPSession(guest.page);
-  session.send('Page.crash').catch(() => {}); // it cannot answer any more
-  return performance.now();
-}
-
 test('the front page makes a room of its own and moves to its link', async (t) => {
-  const pages = [await browser.newPage(t, server.url), await browser.newPage(t, server.url)];
+  const pages = [await newPage(t, server.url), await newPage(t, server.url)];
   const [one, two] = pages.map((p) => p.url());
   assert.match(one, /\/room\/[a-z0-9]{3}-[a-z0-9]{4}-[a-z0-9]{3}$/);
   assert.notEqual(one, two);
-  assert.equal(await pages[0].innerText('#link'), one.replace('http://', ''));
+  assert.equal(await pages[0].text('#link'), one.replace('http://', ''));
 });
 
 test('three people see each other move, chat, and a fourth joins late', async (t) => {
@@ -228,9 +218,8 @@ test('three people see each other move, chat, and a fourth joins late', async (t
   const [ada, grace, linus] = guests;
 
   const message = picture ? 'Hello everyone!' : 'hello <b>everyone</b>';
-  await grace.page.getByRole('button', { name: 'Chat' }).click();
-  await grace.page.getByLabel('Message to everyone').fill(message);
-  await grace.page.getByRole('button', { name: 'Send' }).click();
+  await grace.press('Chat');
+  await grace.say(message);
   for (const g of [ada, linus]) {
     await g.wait(
       'the message',
@@ -239,8 +228,8 @@ test('three people see each other move, chat, and a fourth joins late', async (t
     );
   }
 
-  await ada.page.getByRole('button', { name: 'Mute microphone' }).click();
-  await ada.page.getByRole('button', { name: 'Turn camera off' }).click();
+  await ada.press('Mute microphone');
+  await ada.press('Turn camera off');
   const adasTile = () => {
     const tile = [...document.querySelectorAll('.tile')].find((e) => e.textContent.includes('Ada'));
     return tile?.matches('.silent.dark') ?? false;
@@ -252,15 +241,15 @@ test('three people see each other move, chat, and a fourth joins late', async (t
   guests.push(ken);
   await Promise.all(guests.map((g) => wantTiles(g, guests)));
   await ken.wait('Ada to be silent and dark', adasTile);
-  await ada.page.getByRole('button', { name: 'Turn camera off' }).click();
+  await ada.press('Turn camera off');
   await wantEveryoneSees(guests);
   if (picture) await takePicture(guests);
 
-  await linus.page.getByRole('button', { name: 'Leave' }).click();
+  await linus.press('Leave');
   for (const g of [ada, grace, ken]) await wantTiles(g, [ada, grace, ken], goneAfterCrash);
 });
 
-test('the more people there are, the smaller are the pictures that they send', async (t) => {
+test('the more people there are, the smaller are the pictures that they send', sharedProcess, async (t) => {
   const guests = await joinAll(t, ['Ada', 'Grace', 'Linus', 'Ken']);
   const wantSize = (what, smaller) =>
     guests[0].wait(
@@ -275,14 +264,15 @@ test('the more people there are, the smaller are the pictures that they send', a
   const barbara = await join(t, 'Barbara', guests[0].url);
   await wantTiles(guests[0], [...guests, barbara]);
   await wantSize('smaller pictures of four others', true);
-  await barbara.page.getByRole('button', { name: 'Leave' }).click();
+  await barbara.press('Leave');
   await wantSize('whole pictures again', false);
 });
 
-test('who crashes is gone within two seconds, and the others stay', async (t) => {
+test('who crashes is gone within two seconds, and the others stay', sharedProcess, async (t) => {
   const [ada, grace, linus] = await joinAll(t, ['Ada', 'Grace', 'Linus']);
   const rest = [ada, grace];
-  const start = await crash(linus);
+  const start = performance.now();
+  await linus.page.crash();
   await Promise.all(rest.map((g) => wantTiles(g, rest, goneAfterCrash)));
   t.diagnostic(`gone after ${Math.round(performance.now() - start)} ms`);
   await wantEveryoneSees(rest);
@@ -332,13 +322,10 @@ test('a call outlives its server, and all are back in the room after a restart',
 
 test('who has no camera joins as a viewer and reads why', async (t) => {
   const ada = await join(t, 'Ada', server.url);
-  const page = await browser.newPage(t, 'about:blank');
-  await page.addInitScript(() => {
+  const noCamera = () => {
     navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('no', 'NotAllowedError'));
-  });
-  await page.goto(ada.url);
-  await page.getByRole('button', { name: 'Join' }).click();
-  const guest = new Guest('Guest', page);
+  };
+  const guest = await join(t, 'Guest', ada.url, [[noCamera]]);
   await Promise.all([ada, guest].map((g) => wantTiles(g, [ada, guest])));
   await guest.wait("Ada's picture to move", async () => {
     const video = document.querySelectorAll('.tile video')[1];
@@ -346,5 +333,5 @@ test('who has no camera joins as a viewer and reads why', async (t) => {
     await new Promise((frame) => video.requestVideoFrameCallback(frame));
     return video.videoWidth > 0 && video.currentTime > from;
   });
-  assert.match(await page.innerText('#notice'), /blocked for this page. You see and hear the others/);
+  assert.match(await guest.page.text('#notice'), /blocked for this page. You see and hear the others/);
 });
