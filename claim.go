@@ -7,9 +7,13 @@ import (
 	"net/http"
 )
 
+var (
+	refusedFull   = refuse(refusedLimit, http.StatusServiceUnavailable, TypeError, "Server has reached its concurrent user limit")
+	refusedHolder = refuse(refusedTaken, http.StatusConflict, TypeIDTaken, "ID is taken")
+)
+
 // claim gets the id for c, or returns why it may not have it.
 func (s *Server) claim(ctx context.Context, c *Client) *refusal {
-	full := refuse(refusedLimit, http.StatusServiceUnavailable, TypeError, "Server has reached its concurrent user limit")
 	waits := len(s.events.connection.get()) > 0 // OPEN waits for these functions
 	var predecessor *Client
 	for {
@@ -21,14 +25,14 @@ func (s *Server) claim(ctx context.Context, c *Client) *refusal {
 		case errors.Is(err, errClosed):
 			return refuse(refusedClosed, http.StatusServiceUnavailable, "", "Server is shutting down")
 		case err != nil:
-			return full
+			return refusedFull
 		case holder == nil:
 			return nil
 		case c.Reason() != 0:
 			return refuse(refusedGone, 0, TypeError, "Closed by the application")
 		}
 		if holder.Reason() == 0 && !s.realm.mayReplace(holder, c) {
-			return full
+			return refusedFull
 		}
 		if holder.Reason() == 0 {
 			if why := s.evict(ctx, holder, c); why != nil {
@@ -46,7 +50,6 @@ func (s *Server) claim(ctx context.Context, c *Client) *refusal {
 
 // evict ends holder if c may have the id in its place, or returns why it may not.
 func (s *Server) evict(ctx context.Context, holder, c *Client) *refusal {
-	taken := refuse(refusedTaken, http.StatusConflict, TypeIDTaken, "ID is taken")
 	switch {
 	case equal(holder.token, c.token):
 		c.block(holder.blocked...)
@@ -61,7 +64,7 @@ func (s *Server) evict(ctx context.Context, holder, c *Client) *refusal {
 		holder.evict(c, ReasonOverridden, &last)
 		return nil
 	case s.opts.ProbeAfter < 0 || s.opts.ProbeTimeout < 0 || holder.silence() <= s.opts.ProbeAfter:
-		return taken
+		return refusedHolder
 	}
 	ctx, cancel := s.handshakeContext(ctx, c.socket.start)
 	defer cancel()
@@ -73,7 +76,7 @@ func (s *Server) evict(ctx context.Context, holder, c *Client) *refusal {
 	case ctx.Err() != nil:
 		return refuse(refusedGone, 0, TypeError, "The handshake took too long")
 	}
-	return taken
+	return refusedHolder
 }
 
 func (s *Server) mayOverride(holder, c *Client) (ok bool) {

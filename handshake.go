@@ -47,6 +47,10 @@ func refuse(cause refusalCause, status int, t MessageType, text string) *refusal
 	return &refusal{cause, Reject{t, text}, status}
 }
 
+// refusedByGoexit is the refusal of a client for which a function of the host has ended the
+// goroutine.
+var refusedByGoexit = refuse(refusedAuth, http.StatusInternalServerError, TypeError, "Internal error")
+
 // serveSocket runs a handshake. All checks come after the upgrade, so that a
 // browser can read their result.
 func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, originAllowed bool) {
@@ -92,10 +96,10 @@ func (s *Server) handshakeContext(parent context.Context, start time.Time) (cont
 // params are what a client says in the address of the socket.
 type params struct{ id, token, key string }
 
+// paramsOf returns copies, but of the key: some adaptors use the memory of a request again when its
+// connection has ended, and a part of a request keeps all of it.
 func paramsOf(r *http.Request) params {
 	q := r.URL.Query()
-	// Copies: some adaptors reuse the memory of a request when its connection has ended, and others keep
-	// all of it for a part.
 	return params{strings.Clone(q.Get("id")), strings.Clone(q.Get("token")), q.Get("key")}
 }
 
@@ -103,8 +107,8 @@ func paramsOf(r *http.Request) params {
 func (s *Server) handshake(w http.ResponseWriter, r *http.Request) {
 	p := paramsOf(r)
 	var user any
-	var c *Client                                                                           // nil before the upgrade
-	why := refuse(refusedAuth, http.StatusInternalServerError, TypeError, "Internal error") // if a function of the host ends this goroutine
+	var c *Client          // nil before the upgrade
+	why := refusedByGoexit // unless the functions of the host return
 	defer func() {
 		if why != nil {
 			s.refuseClient(w, p.id, c, why)
@@ -173,10 +177,7 @@ func (s *Server) warnOfNoAddress(c *Client) {
 // stack has grown. The reader, for the life of the connection, starts on a small stack
 // afterwards, even if an event ends this goroutine as a failing test does.
 func (s *Server) announce(c *Client) {
-	defer func() {
-		c.stopReading()
-		go s.serve(c)
-	}()
+	defer s.startServing(c)
 	if !c.isOpen() {
 		defer s.openLater(c)()
 	}
@@ -184,11 +185,21 @@ func (s *Server) announce(c *Client) {
 		s.pause(c, c.predecessor.awaitFinish)
 		c.predecessor = nil
 	}
-	defer func() { // whatever becomes of the log line
-		fs := s.events.connection.get()
+	defer s.tellConnected(c) // whatever becomes of the log line
+	if !s.silent {
+		s.log(slog.LevelInfo, "peer: connected", "id", loggable(c.id), "addr", c.remote)
+	}
+}
+
+func (s *Server) startServing(c *Client) {
+	c.stopReading()
+	go s.serve(c)
+}
+
+func (s *Server) tellConnected(c *Client) {
+	if fs := s.events.connection.get(); len(fs) > 0 {
 		forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c) }) })
-	}()
-	s.log(slog.LevelInfo, "peer: connected", "id", loggable(c.id), "addr", c.remote)
+	}
 }
 
 // openLater lets the client have its outbox, which begins with OPEN, when the returned function
@@ -291,10 +302,10 @@ func (s *Server) authenticate(r *http.Request, p params) (user any, why *refusal
 // the connection itself. Middleware that compresses or buffers would hold back, or
 // change, a 101 that goes through its WriteHeader.
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*socket, error) {
-	h := &hijacker{ResponseWriter: w, header: w.Header().Clone()}
+	h := &hijacker{ResponseWriter: w, header: make(http.Header, 4)}
 	if h.err = canHijack(w); h.err == nil {
 		// The origin has been checked.
-		if _, err := websocket.Accept(h, r, &websocket.AcceptOptions{InsecureSkipVerify: true}); !h.done {
+		if _, err := websocket.Accept(h, r, acceptOptions); !h.done {
 			return nil, err // the library has answered
 		}
 	}
@@ -315,6 +326,8 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) (*socket, error
 	return newSocket(h.conn, early, &s.realm.partials), nil
 }
 
+var acceptOptions = &websocket.AcceptOptions{InsecureSkipVerify: true}
+
 var errNoHijacker = errors.New("a ResponseWriter around this handler has neither Hijack nor Unwrap")
 
 // canHijack returns nil if [http.ResponseController] will find a Hijacker.
@@ -331,18 +344,17 @@ func canHijack(w http.ResponseWriter) error {
 	}
 }
 
-// switchingProtocols returns the answer 101 with the fields of header. Fields that
-// speak of a body have no place in it.
-func switchingProtocols(header http.Header) []byte {
-	for name := range header {
-		if strings.HasPrefix(name, "Content-") || name == "Transfer-Encoding" {
-			delete(header, name)
+// switchingProtocols returns the answer 101 with the fields of the host and those of the
+// library. Fields of the host that speak of a body or of the connection have no place in it.
+func switchingProtocols(host, library http.Header) []byte {
+	for name, values := range host {
+		if !strings.HasPrefix(name, "Content-") && name != "Transfer-Encoding" && library[name] == nil {
+			library[name] = values
 		}
 	}
-	header["Connection"] = []string{"Upgrade"}
-	var b bytes.Buffer
+	b := bytes.NewBuffer(make([]byte, 0, 512))
 	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
-	header.Write(&b) // a bytes.Buffer takes everything
+	library.Write(b) // a bytes.Buffer takes everything
 	b.WriteString("\r\n")
 	return b.Bytes()
 }
@@ -353,7 +365,7 @@ func switchingProtocols(header http.Header) []byte {
 // of its own, with a goroutine and buffers, and its 101 would go through middleware.
 type hijacker struct {
 	http.ResponseWriter             // the host's
-	header              http.Header // what the host and the library have set
+	header              http.Header // what the library has set
 	done                bool        // the library has accepted: nothing that it writes from here on counts
 	answer              []byte      // the 101
 	conn                net.Conn
@@ -369,12 +381,10 @@ func (h *hijacker) WriteHeader(code int) {
 	switch {
 	case h.done: // the library's 500, since it has no connection
 	case code == http.StatusSwitchingProtocols:
-		h.done, h.answer = true, switchingProtocols(h.header)
+		h.done, h.answer = true, switchingProtocols(h.ResponseWriter.Header(), h.header)
 		h.conn, h.rw, h.err = http.NewResponseController(h.ResponseWriter).Hijack()
 	default:
-		header := h.ResponseWriter.Header()
-		clear(header)
-		maps.Copy(header, h.header)
+		maps.Copy(h.ResponseWriter.Header(), h.header)
 		h.ResponseWriter.WriteHeader(code)
 	}
 }

@@ -22,7 +22,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch r.Method {
 	case http.MethodGet, http.MethodHead:
-		serve(w, r, allowed)
+		serve(s, w, r, allowed)
 	case http.MethodOptions:
 		w.WriteHeader(http.StatusNoContent)
 	default:
@@ -31,7 +31,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-type serveFunc func(w http.ResponseWriter, r *http.Request, originAllowed bool)
+type serveFunc func(s *Server, w http.ResponseWriter, r *http.Request, originAllowed bool)
 
 // match finds the address by the end of the path, whatever stands before it: the
 // server need not know where it is mounted.
@@ -39,19 +39,19 @@ func (s *Server) match(r *http.Request) serveFunc {
 	path := "/" + strings.TrimPrefix(r.URL.Path, "/")
 	base, last := cutLast(path)
 	if last == "peerjs" && s.below(base) {
-		return s.serveSocket
+		return (*Server).serveSocket
 	}
 	base, key := cutLast(base)
 	if key != "" && s.below(base) {
 		switch last {
 		case "id":
-			return s.withKey(key, s.serveID)
+			return withKey(key, (*Server).serveID)
 		case "peers":
-			return s.withKey(key, s.servePeers)
+			return withKey(key, (*Server).servePeers)
 		}
 	}
 	if s.isBase(path, r.Pattern) {
-		return s.serveInfo
+		return (*Server).serveInfo
 	}
 	return nil
 }
@@ -119,14 +119,14 @@ func (s *Server) allowsOrigin(origin, host string) bool {
 	})
 }
 
-func (s *Server) withKey(key string, serve http.HandlerFunc) serveFunc {
-	return func(w http.ResponseWriter, r *http.Request, _ bool) {
+func withKey(key string, serve func(*Server, http.ResponseWriter, *http.Request)) serveFunc {
+	return func(s *Server, w http.ResponseWriter, r *http.Request, _ bool) {
 		if !equal(key, s.opts.Key) {
 			http.Error(w, "Invalid key provided", http.StatusUnauthorized)
 			return
 		}
 		w.Header().Set("Cache-Control", "no-store")
-		serve(w, r)
+		serve(s, w, r)
 	}
 }
 

@@ -150,7 +150,12 @@ func (r *Realm) Broadcast(room string, m Message) (int, error) {
 func (r *Realm) leaveRooms(c *Client, why DisconnectReason) {
 	r.rooms.mu.Lock()
 	var ds deliveries
-	for _, room := range slices.Sorted(maps.Keys(r.rooms.roomsOf[c])) {
+	names := r.rooms.roomsOf[c]
+	if len(names) == 0 {
+		r.rooms.mu.Unlock()
+		return
+	}
+	for _, room := range slices.Sorted(maps.Keys(names)) {
 		r.rooms.removeLocked(room, c)
 		ds = append(ds, r.rooms.tellLocked(room, roomParcel(TypeRoomLeft, roomPayload{Room: room, ID: c.id, Reason: why.String()}))...)
 	}

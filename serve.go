@@ -287,10 +287,7 @@ func (s *Server) leave(c *Client) {
 		s.realm.leaveRooms(c, why)
 	}
 	s.disconnects[why].Add(1)
-	defer func() { // whatever becomes of the log line
-		fs := s.events.disconnect.get()
-		forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c, why) }) })
-	}()
+	defer s.tellDisconnected(c, why) // whatever becomes of the log line
 	if s.silent {
 		return
 	}
@@ -299,6 +296,12 @@ func (s *Server) leave(c *Client) {
 		attrs = append(attrs, "err", c.cause)
 	}
 	s.log(slog.LevelInfo, "peer: disconnected", attrs...)
+}
+
+func (s *Server) tellDisconnected(c *Client, why DisconnectReason) {
+	if fs := s.events.disconnect.get(); len(fs) > 0 {
+		forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c, why) }) })
+	}
 }
 
 // sleep waits for d, or until ctx ends.

@@ -373,7 +373,7 @@ func (c *Client) answerClose(payload []byte) error {
 
 // reasonOf says why a connection ended whose read failed with err.
 func reasonOf(err error) DisconnectReason {
-	if bad := (*frameError)(nil); errors.As(err, &bad) {
+	if bad, ok := err.(*frameError); ok { // nobody wraps it
 		return bad.why
 	}
 	return ReasonConnectionLost
