@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 )
 
 var (
@@ -16,7 +17,7 @@ var (
 func (s *Server) claim(ctx context.Context, c *Client) *refusal {
 	waits := len(s.events.connection.get()) > 0 // OPEN waits for these functions
 	var predecessor *Client
-	for {
+	for swept := false; ; {
 		holder, err := s.realm.admit(c, predecessor, waits)
 		if err != nil && predecessor != nil {
 			s.realm.remove(predecessor) // evicted for nothing
@@ -24,15 +25,24 @@ func (s *Server) claim(ctx context.Context, c *Client) *refusal {
 		switch {
 		case errors.Is(err, errClosed):
 			return refuse(refusedClosed, http.StatusServiceUnavailable, "", "Server is shutting down")
-		case err != nil:
+		case err != nil && swept:
 			return refusedFull
+		case err != nil:
+			swept, predecessor = true, nil
+			s.makeRoom(ctx, fullAddr(c, err))
+			continue
 		case holder == nil:
 			return nil
 		case c.Reason() != 0:
 			return refuse(refusedGone, 0, TypeError, "Closed by the application")
 		}
 		if holder.Reason() == 0 && !s.realm.mayReplace(holder, c) {
-			return refusedFull
+			if swept {
+				return refusedFull
+			}
+			swept = true
+			s.makeRoom(ctx, c.limitAddr)
+			continue
 		}
 		if holder.Reason() == 0 {
 			if why := s.evict(ctx, holder, c); why != nil {
@@ -46,6 +56,15 @@ func (s *Server) claim(ctx context.Context, c *Client) *refusal {
 		holder.awaitWrite()
 		predecessor = holder
 	}
+}
+
+// fullAddr returns the address whose limit an error of admit is about, or none if it is about all
+// clients.
+func fullAddr(c *Client, err error) (addr netip.Addr) {
+	if errors.Is(err, errAddrLimit) {
+		addr = c.limitAddr
+	}
+	return addr
 }
 
 // evict ends holder if c may have the id in its place, or returns why it may not.
@@ -64,6 +83,9 @@ func (s *Server) evict(ctx context.Context, holder, c *Client) *refusal {
 		holder.evict(c, ReasonOverridden, &last)
 		return nil
 	case s.opts.ProbeAfter < 0 || s.opts.ProbeTimeout < 0 || holder.silence() <= s.opts.ProbeAfter:
+		if s.hasLeft(ctx, holder) {
+			return nil
+		}
 		return refusedHolder
 	}
 	ctx, cancel := s.handshakeContext(ctx, c.socket.start)

@@ -47,6 +47,7 @@ type Client struct {
 	pinged           bool // at least once: a pong may be on its way
 	refusedOne       bool // there was no room for something, so what comes next must not overtake it
 	reader           readerState
+	meanwhile        func()           // to be called if the client ends while the reader is paused
 	pausedUntil      time.Duration    // when the reader was last paused, since socket.start
 	reason           DisconnectReason // 0: has not ended
 	cause            error            // what the socket or the protocol had to say about the end
@@ -58,7 +59,7 @@ type Client struct {
 	cancel           context.CancelCauseFunc
 	alive            *time.Timer // nil: no alive timeout, or not admitted
 
-	writers sync.WaitGroup // the goroutine of write, while there is one
+	writers sync.WaitGroup // the goroutines of write and meanwhile, while there are any
 }
 
 // A stage is how far the life of a client has come. It only grows.
@@ -250,19 +251,21 @@ func (c *Client) end(why DisconnectReason, cause error, last *Message) bool {
 // quit is end for the reader, which has read its last. If nothing has to be waited for, the
 // reader closes the socket itself, for a goroutine would cost more.
 func (c *Client) quit(why DisconnectReason, cause error) {
-	c.stopReading()
 	c.mu.Lock()
+	c.reader = gone
+	c.changed.Broadcast()
 	var t todo
 	if c.reason == 0 {
 		t = c.endLocked(why, cause, nil)
 	}
 	c.mu.Unlock()
-	if t&startWriter != 0 && c.socket.raw != nil && (why == ReasonClientClosed || why == ReasonConnectionLost) {
-		c.interrupt()
-		c.write()
+	if t&startWriter == 0 || c.socket.raw == nil || why != ReasonClientClosed && why != ReasonConnectionLost {
+		c.do(t)
 		return
 	}
-	c.do(t)
+	c.noteEnd() // nobody has to be woken
+	c.part()
+	c.writers.Done()
 }
 
 // evict is end by a newcomer that is to have the id. If it returns true, it is up
@@ -314,11 +317,28 @@ func (c *Client) interrupt() {
 	if c.socket.sealed && c.outbox.inflight > 0 && (c.pendingSuccessor == nil || c.reason == ReasonOverridden) {
 		deadline = time.Now().Add(farewellTimeout)
 	}
-	cancel := c.cancel
+	meanwhile := c.meanwhile
+	if c.meanwhile = nil; meanwhile != nil {
+		c.writers.Add(1)
+	}
 	c.mu.Unlock()
 	c.socket.conn.SetWriteDeadline(deadline)
 	c.socket.conn.SetReadDeadline(past)
+	if meanwhile != nil {
+		go func() {
+			defer c.writers.Done()
+			meanwhile()
+		}()
+	}
+	c.noteEnd()
+}
+
+// noteEnd tells those that wait for it, the host among them, that the client has ended.
+func (c *Client) noteEnd() {
 	c.socket.heard() // a probe need not wait for a client that has ended
+	c.mu.Lock()
+	cancel := c.cancel
+	c.mu.Unlock()
 	if cancel != nil {
 		wakeMonitor() // the host may compute when it learns of it
 		cancel(c.reason)

@@ -103,7 +103,10 @@ func (hr *hookRig) provoke() {
 		if hr.hook == hookOverrideOld || hr.hook == hookOverrideNew {
 			other := hr.rawOpen()
 			if other.handshake("mallory").StatusCode == http.StatusSwitchingProtocols {
-				other.skipToEnd() // it does not get the id
+				if _, open, _ := other.read(); string(open) == `{"type":"OPEN"}` { // the hook has removed mallory
+					other.tryWrite(rawCloseFrame(1000, ""))
+				}
+				other.skipToEnd()
 			}
 			other.conn.Close()
 		}

@@ -198,7 +198,9 @@ func (s *Server) startServing(c *Client) {
 
 func (s *Server) tellConnected(c *Client) {
 	if fs := s.events.connection.get(); len(fs) > 0 {
-		forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c) }) })
+		s.pause(c, func() {
+			forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c) }) })
+		})
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
-	"sync"
 )
 
 // log keeps a handler that panics from ending the process.
@@ -58,28 +57,15 @@ func (s *Server) call(c *Client, f func()) bool {
 // pause runs f, which may take long, on the goroutine of the reader of c, which may be nil. If c
 // ends meanwhile, its id is free at once, and what it was not sent can be held.
 func (s *Server) pause(c *Client, f func()) {
-	switch {
-	case c == nil:
+	if c == nil {
 		f()
 		return
-	case c.Reason() != 0:
-		c.pauseReading(f)
-		return
 	}
-	var removed sync.WaitGroup
-	removed.Add(1)
-	stop := context.AfterFunc(c.Context(), func() {
-		defer removed.Done()
+	c.pauseReading(f, func() {
 		if c.mayBeReplacedBy(nil) { // else its successor takes it out
 			s.realm.remove(c)
 		}
 	})
-	defer func() {
-		if !stop() {
-			removed.Wait()
-		}
-	}()
-	c.pauseReading(f)
 }
 
 // fail reports an error. c may be nil.

@@ -283,6 +283,7 @@ func TestAStrangerCannotSlipIntoATakeover(t *testing.T) {
 		require.Equal(t, 1, srv.Realm().Len(), "the place is kept")
 		require.NoError(t, srv.Realm().Send("a", Message{Type: "X"}), "and so is what comes for it")
 		require.Nil(t, claim(heir))
+		time.Sleep(blindTimeout) // for the reader of the successor to notice its end, if that has come
 		synctest.Wait()
 		require.NotNil(t, no)
 		require.Equal(t, refusedTaken, no.cause)

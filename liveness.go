@@ -77,21 +77,27 @@ func (c *Client) setReader(state readerState) {
 }
 
 // pauseReading runs f on the goroutine of the reader. Meanwhile the client is not read, and
-// silence is not counted. If the client ends meanwhile, the reader does not get the socket back.
-func (c *Client) pauseReading(f func()) {
+// silence is not counted. If the client ends meanwhile, the reader does not get the socket back,
+// and another goroutine calls meanwhile, unless that is nil.
+func (c *Client) pauseReading(f, meanwhile func()) {
 	c.mu.Lock()
-	before := c.reader
-	c.mu.Unlock()
-	if before == gone {
+	if c.reader != reading {
+		c.mu.Unlock()
 		f()
 		return
 	}
-	c.setReader(paused)
+	c.reader = paused
+	if c.reason == 0 {
+		c.meanwhile = meanwhile
+	}
+	c.changed.Broadcast()
+	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
 		if c.reason == 0 {
-			c.reader = before
+			c.reader = reading
 		}
+		c.meanwhile = nil
 		c.pausedUntil = time.Since(c.socket.start)
 		c.mu.Unlock()
 		c.socket.heard()

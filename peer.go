@@ -40,10 +40,12 @@ package peer
 
 import (
 	"context"
+	"net/netip"
 	"reflect"
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/singleflight"
 )
@@ -59,6 +61,7 @@ type Server struct {
 	realm  *Realm
 	events events
 	probes singleflight.Group
+	sweeps sweeps
 
 	ctx       context.Context // ends when the server closes, and with it every handshake
 	cancel    context.CancelFunc
@@ -93,6 +96,7 @@ func NewServer(opts Options) *Server {
 	s.realm = newRealm(&s.opts)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.work.idle = make(chan struct{})
+	s.sweeps = sweeps{next: make(map[netip.Addr]*sweep), begun: make(map[netip.Addr]time.Time)}
 	return s
 }
 

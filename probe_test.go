@@ -77,7 +77,7 @@ func TestASilentHolderLosesItsID(t *testing.T) {
 				require.Equal(t, 1, pings(), "they share one probe")
 				require.Len(t, rec.all(), 1, "nobody is ended yet")
 				winner := wantOneOpen(t, ps)
-				require.Equal(t, c.timeout, time.Since(asked))
+				require.WithinDuration(t, asked.Add(c.timeout), time.Now(), blindTimeout, "those that come too late meet the new holder")
 				rec.want(t, "+a", "-a unresponsive", "+a")
 				require.Equal(t, ReasonUnresponsive, old.Reason())
 				synctest.Wait()
@@ -97,7 +97,7 @@ func TestAHolderThatReadsNothingLosesItsID(t *testing.T) {
 		time.Sleep(DefaultProbeAfter + 1)
 		asked := time.Now()
 		winner := wantOneOpen(t, r.dialMany("a"))
-		require.Equal(t, DefaultProbeTimeout, time.Since(asked))
+		require.WithinDuration(t, asked.Add(DefaultProbeTimeout), time.Now(), blindTimeout)
 		rec.want(t, "+a", "-a unresponsive", "+a")
 		wantIntroduced(r.connect("b"), winner)
 	})
@@ -113,7 +113,7 @@ func TestLatecomersShareTheProbe(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 1, pings())
 		wantOneOpen(t, ps)
-		require.Equal(t, DefaultProbeTimeout, time.Since(asked))
+		require.WithinDuration(t, asked.Add(DefaultProbeTimeout), time.Now(), blindTimeout)
 		r.dial("a", "too late").wantRefused(TypeIDTaken, isTaken)
 		rec.want(t, "+a", "-a unresponsive", "+a")
 	})
@@ -128,7 +128,7 @@ func TestAHolderThatAnswersKeepsItsID(t *testing.T) {
 				for _, p := range r.dialMany("a") {
 					p.wantRefused(TypeIDTaken, isTaken)
 				}
-				require.Zero(t, time.Since(asked))
+				require.LessOrEqual(t, time.Since(asked), blindTimeout)
 				require.Equal(t, 1, pings())
 				time.Sleep(at)
 				r.dial("a", "again").wantRefused(TypeIDTaken, isTaken)
@@ -164,7 +164,7 @@ func TestAHolderThatHangsUpDuringItsProbe(t *testing.T) {
 		time.Sleep(time.Second)
 		holder.conn.Close()
 		wantOneOpen(t, ps)
-		require.Equal(t, time.Second, time.Since(asked))
+		require.LessOrEqual(t, time.Since(asked), time.Second+blindTimeout) // the others meet the new holder
 		require.Equal(t, ReasonConnectionLost, old.Reason())
 	})
 }
@@ -185,7 +185,7 @@ func TestNoProbeIsMade(t *testing.T) {
 				time.Sleep(c.silent)
 				asked := time.Now()
 				r.dial("a", "newcomer").wantRefused(TypeIDTaken, isTaken)
-				require.Zero(t, time.Since(asked))
+				require.Equal(t, blindTimeout, time.Since(asked))
 				synctest.Wait()
 				require.Zero(t, pings())
 				rec.want(t, "+a")
@@ -269,7 +269,7 @@ func TestNewcomersThatStayOutliveOneThatGivesUp(t *testing.T) {
 		time.Sleep(DefaultProbeTimeout / 2)
 		first.drop()
 		wantOneOpen(t, ps)
-		require.Equal(t, DefaultProbeTimeout, time.Since(asked))
+		require.WithinDuration(t, asked.Add(DefaultProbeTimeout), time.Now(), blindTimeout)
 		rec.want(t, "+a", "-a unresponsive", "+a")
 	})
 }

@@ -261,6 +261,11 @@ func (s *socket) park() {
 			s.err = s.keep(max(len(s.unread)+1, min(s.want, smallBuffer)))
 		}
 	}
+	s.noteWaiting()
+}
+
+// noteWaiting notes that the reader has dealt with all that came.
+func (s *socket) noteWaiting() {
 	s.activity.Store(s.activity.Load() | 1)
 	s.heard()
 }
@@ -270,6 +275,9 @@ func (s *socket) park() {
 // keep in it.
 func (s *socket) readReady(fd uintptr) bool {
 	p := s.room(&readBuffers)
+	if v := s.activity.Load(); v&1 != 0 {
+		s.activity.Store(v &^ 1) // before the bytes leave the socket, where peek looks for them
+	}
 	n, err := readSocket(fd, p)
 	for err == syscall.EINTR {
 		n, err = readSocket(fd, p)
@@ -298,6 +306,7 @@ func (s *socket) readConn() error {
 		}
 		return err
 	}
+	s.noteWaiting()
 	n, err := s.conn.Read(s.room(&smallBuffers))
 	s.extend(n)
 	return err

@@ -82,8 +82,9 @@ const (
 
 // Errors of admit.
 var (
-	errLimit  = errors.New("peer: concurrent limit reached")
-	errClosed = errors.New("peer: server closed")
+	errLimit     = errors.New("peer: concurrent limit reached")
+	errAddrLimit = errors.New("peer: concurrent limit of the address reached")
+	errClosed    = errors.New("peer: server closed")
 )
 
 func newRealm(opts *Options) *Realm {
@@ -222,8 +223,8 @@ func (r *Realm) admit(c, predecessor *Client, waits bool) (holder *Client, err e
 	if holder != nil && holder != predecessor {
 		return holder, nil
 	}
-	if !r.takeSlot(c, holder) {
-		return nil, errLimit
+	if err := r.takeSlot(c, holder); err != nil {
+		return nil, err
 	}
 	var inherited []parcel
 	if holder != nil {
@@ -311,8 +312,8 @@ func (r *Realm) mayReplace(old, c *Client) bool {
 	return r.addrs[c.limitAddr] < limit
 }
 
-// takeSlot counts c in the place of old, which may be nil, or reports that a limit forbids it.
-func (r *Realm) takeSlot(c, old *Client) bool {
+// takeSlot counts c in the place of old, which may be nil, or returns the error of the limit that forbids it.
+func (r *Realm) takeSlot(c, old *Client) error {
 	if limit := r.opts.ConcurrentLimitPerAddr; limit > 0 {
 		r.addrMu.Lock()
 		defer r.addrMu.Unlock()
@@ -321,25 +322,25 @@ func (r *Realm) takeSlot(c, old *Client) bool {
 			taken--
 		}
 		if taken >= limit && c.limitAddr.IsValid() {
-			return false
+			return errAddrLimit
 		}
 	}
 	if old != nil {
 		r.countAddrLocked(old, -1)
 		r.countAddrLocked(c, +1)
-		return true
+		return nil
 	}
 	for {
 		n := r.live.Load()
 		if r.opts.ConcurrentLimit >= 0 && n >= int64(r.opts.ConcurrentLimit) {
-			return false
+			return errLimit
 		}
 		if r.live.CompareAndSwap(n, n+1) {
 			r.countAddrLocked(c, +1)
 			for peak := r.peak.Load(); n+1 > peak && !r.peak.CompareAndSwap(peak, n+1); {
 				peak = r.peak.Load()
 			}
-			return true
+			return nil
 		}
 	}
 }

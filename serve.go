@@ -62,7 +62,7 @@ func (ss *session) step(err error) {
 	}
 	if wait := ss.rate.take(time.Now()); wait > 0 {
 		ss.flush()
-		ss.c.pauseReading(func() { sleep(ss.c.Context(), wait) })
+		ss.c.pauseReading(func() { sleep(ss.c.Context(), wait) }, nil)
 	}
 }
 

@@ -112,6 +112,31 @@ func (s *socket) heard() {
 	}
 }
 
+// What a look into a socket shows.
+type peeked uint8
+
+const (
+	peekedUnknown peeked = iota // the connection is wrapped, or the system cannot look
+	peekedNothing               // nothing is unread
+	peekedBytes
+	peekedEnd // the end of the stream, and nothing before it
+)
+
+// peek looks into the socket, or into the one below TLS, for what the reader has not taken yet.
+func (s *socket) peek() (seen peeked) {
+	raw := s.raw
+	if tls, ok := s.conn.(overTLS); ok {
+		raw = rawConn(tls.NetConn())
+	}
+	if raw == nil {
+		return peekedUnknown
+	}
+	if raw.Control(func(fd uintptr) { seen = peekSocket(fd) }) != nil {
+		return peekedEnd // it is closed
+	}
+	return seen
+}
+
 // tryWrite writes as much of p as a plain socket takes at once.
 func (s *socket) tryWrite(p []byte) (int, error) {
 	s.out, s.outErr = p, nil

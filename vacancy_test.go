@@ -1,0 +1,174 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// leavings are the ways in which a client can be gone although its reader does not know yet.
+var leavings = map[string]func(p *rawPeer){
+	"close frame":                 func(p *rawPeer) { p.write(rawCloseFrame(1000, "")) },
+	"close frame and TCP close":   func(p *rawPeer) { p.write(rawCloseFrame(1000, "")); p.conn.Close() },
+	"TCP close":                   func(p *rawPeer) { p.conn.Close() },
+	"reset":                       func(p *rawPeer) { p.reset() },
+	"a message, then close frame": func(p *rawPeer) { p.text(`{"type":"HEARTBEAT"}`); p.write(rawCloseFrame(1000, "")) },
+	"close frame behind 100 frames": func(p *rawPeer) {
+		p.write([]byte(strings.Repeat(string(rawTextFrame(`{"type":"HEARTBEAT"}`)), 100) + string(rawCloseFrame(1000, ""))))
+	},
+}
+
+// tlsRig is newRig with TLS.
+func tlsRig(t *testing.T, opts Options) *rig {
+	srv := NewServer(opts)
+	ts := httptest.NewUnstartedServer(srv)
+	ts.StartTLS()
+	t.Cleanup(func() {
+		closeServer(t, srv)
+		ts.Close()
+	})
+	return &rig{t: t, srv: srv, url: strings.Replace(ts.URL, "https", "http", 1), dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} // it is this process
+		return d.DialContext(ctx, network, addr)
+	}}
+}
+
+func TestAnIDIsFreeOnceItsHolderHasLeft(t *testing.T) {
+	const tries = 60
+	for where, newRig := range map[string]func(*testing.T, Options) *rig{"plain": func(t *testing.T, o Options) *rig { return newRig(t, o) }, "TLS": tlsRig} {
+		for how, leave := range leavings {
+			t.Run(where+", "+how, func(t *testing.T) {
+				r := newRig(t, Options{ConcurrentLimit: -1})
+				for i := range tries {
+					id := fmt.Sprint("peer", i)
+					a := r.rawConnect(id)
+					leave(a)
+					r.dial(id, "another token").wantOpen()
+					a.conn.Close()
+				}
+				require.Zero(t, r.srv.Stats().Refused["id taken"])
+			})
+		}
+	}
+}
+
+func TestTheLimitHasRoomOnceAClientHasLeft(t *testing.T) {
+	for name, opts := range map[string]Options{
+		"in all":      {ConcurrentLimit: 3},
+		"per address": {ConcurrentLimitPerAddr: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, opts)
+			for i := range 3 {
+				a, b, c := r.rawConnect("a"), r.rawConnect("b"), r.rawConnect("c")
+				for _, p := range []*rawPeer{a, b, c} {
+					p.write(rawCloseFrame(1000, ""))
+				}
+				for j := range 3 {
+					r.dial(fmt.Sprint("new", j), "t").wantOpen()
+				}
+				require.EqualValues(t, i, r.srv.Stats().Refused["limit"])
+				r.dial("one too many", "t").wantRefused(TypeError, isFull)
+				for j := range 3 {
+					require.True(t, r.srv.Realm().RemoveClient(fmt.Sprint("new", j)))
+				}
+			}
+		})
+	}
+}
+
+// A holder that is well keeps its id, and the newcomer need not wait to read that.
+func TestAHolderThatIsWellKeepsItsIDAtOnce(t *testing.T) {
+	r := newRig(t, Options{})
+	holder := r.connect("a")
+	start := time.Now()
+	const tries = 50
+	for range tries {
+		r.dial("a", "another token").wantRefused(TypeIDTaken, isTaken)
+	}
+	require.Less(t, time.Since(start), tries*vacancyTimeout/2)
+	holder.offer("a", "1")
+	holder.wantOffer("a", "1")
+}
+
+// While a function of the host runs for the holder, nobody reads what the holder has sent, and only
+// the end of its stream tells that it has gone.
+func TestAHolderInAFunctionOfTheHost(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		leave func(p *rawPeer)
+		free  bool
+	}{
+		{"that is well", func(*rawPeer) {}, false},
+		{"that has sent something", func(p *rawPeer) { p.text(`{"type":"HEARTBEAT"}`) }, false},
+		{"that has sent a close frame", func(p *rawPeer) { p.write(rawCloseFrame(1000, "")) }, false},
+		{"that has hung up", func(p *rawPeer) { p.conn.Close() }, true},
+		{"whose connection was reset", func(p *rawPeer) { p.reset() }, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, Options{})
+			rec := watch(r.srv)
+			inside, goOn := make(chan bool), make(chan bool)
+			r.srv.OnMessage(func(c *Client, m Message) {
+				if m.Type == "HOLD" {
+					inside <- true
+					<-goOn
+				}
+			})
+			p := r.rawConnect("a")
+			p.text(`{"type":"HOLD"}`)
+			<-inside
+			c.leave(p)
+			b := r.dial("a", "another token")
+			if !c.free {
+				b.wantRefused(TypeIDTaken, isTaken)
+				goOn <- true
+				return
+			}
+			waitFor(t, func() bool { n := r.srv.Realm().Client("a"); return n != nil && n.Token() == "another token" })
+			goOn <- true
+			b.wantOpen() // after the events of its predecessor
+			rec.want(t, "+a", "-a connection lost", "+a")
+		})
+	}
+}
+
+// Where nobody can look into a socket, its reader gets a moment.
+func TestAHolderWhoseSocketCannotBeLookedInto(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{})
+		p := r.rawConnect("a")
+		start := time.Now()
+		r.dial("a", "another token").wantRefused(TypeIDTaken, isTaken)
+		require.Equal(t, blindTimeout, time.Since(start))
+		p.write(rawCloseFrame(1000, ""))
+		r.dial("a", "another token").wantOpen()
+	})
+}
+
+// Newcomers that meet a full server share one look at its clients, and not too often.
+func TestNewcomersShareALookAtAllClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{ConcurrentLimit: 1})
+		r.connect("a")
+		start := time.Now()
+		r.dial("b", "t").wantRefused(TypeError, isFull)
+		require.Equal(t, blindTimeout, time.Since(start))
+		parallel(20, func(i int) { r.dial(fmt.Sprint("b", i), "t").wantRefused(TypeError, isFull) })
+		require.Equal(t, sweepInterval+blindTimeout, time.Since(start), "the next look comes a while after the first, for all of them")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		r.srv.sweeps.mu.Lock()
+		defer r.srv.sweeps.mu.Unlock()
+		require.Empty(t, r.srv.sweeps.next)
+		require.Empty(t, r.srv.sweeps.begun)
+	})
+}
