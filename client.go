@@ -74,13 +74,10 @@ const (
 )
 
 // newClient returns a client for a socket whose handshake is under way.
-func newClient(s *socket, id, token, remote string, limitAddr netip.Addr, opts *Options, t *traffic) *Client {
+func newClient(s *socket, p params, remote string, limitAddr netip.Addr, opts *Options, t *traffic) *Client {
 	c := &Client{
-		token: token, quoted: quote(id), remote: remote, limitAddr: limitAddr,
+		id: p.id, token: p.token, quoted: p.quoted, remote: remote, limitAddr: limitAddr,
 		opts: opts, traffic: t, socket: s,
-	}
-	if c.id = c.quoted[1 : len(c.quoted)-1]; c.id != id { // there is something to escape in it
-		c.id = id
 	}
 	c.changed.L = &c.mu
 	return c

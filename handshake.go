@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"nhooyr.io/websocket"
@@ -94,13 +93,23 @@ func (s *Server) handshakeContext(parent context.Context, start time.Time) (cont
 }
 
 // params are what a client says in the address of the socket.
-type params struct{ id, token, key string }
+type params struct {
+	id, token, key string
+	quoted         string // the id as a JSON string
+}
 
 // paramsOf returns copies, but of the key: some adaptors use the memory of a request again when its
 // connection has ended, and a part of a request keeps all of it.
 func paramsOf(r *http.Request) params {
 	q := r.URL.Query()
-	return params{strings.Clone(q.Get("id")), strings.Clone(q.Get("token")), q.Get("key")}
+	p := params{id: q.Get("id"), token: strings.Clone(q.Get("token")), key: q.Get("key")}
+	p.quoted = quote(p.id)
+	if inner := p.quoted[1 : len(p.quoted)-1]; inner == p.id { // nothing in it is escaped
+		p.id = inner
+	} else {
+		p.id = strings.Clone(p.id)
+	}
+	return p
 }
 
 // handshake upgrades the request and admits the client, or tells it why not.
@@ -128,7 +137,7 @@ func (s *Server) handshake(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	addr, remote := s.remoteAddr(r, socket.conn.LocalAddr().Network())
-	c = newClient(socket, p.id, p.token, remote, limitAddrOf(addr), &s.opts, s.realm.traffic(p.id))
+	c = newClient(socket, p, remote, limitAddrOf(addr), &s.opts, s.realm.traffic(p.id))
 	if c.user = user; !addr.IsValid() && s.opts.ConcurrentLimitPerAddr > 0 {
 		s.warnOfNoAddress(c)
 	}
@@ -179,7 +188,7 @@ func (s *Server) warnOfNoAddress(c *Client) {
 func (s *Server) announce(c *Client) {
 	defer s.startServing(c)
 	if !c.isOpen() {
-		defer s.openLater(c)()
+		defer s.open(c, s.openLater(c))
 	}
 	if c.predecessor != nil {
 		s.pause(c, c.predecessor.awaitFinish)
@@ -204,22 +213,24 @@ func (s *Server) tellConnected(c *Client) {
 	}
 }
 
-// openLater lets the client have its outbox, which begins with OPEN, when the returned function
-// is called or when HandshakeTimeout is over.
-func (s *Server) openLater(c *Client) (open func()) {
+// openLater lets the client have its outbox, which begins with OPEN, when HandshakeTimeout is
+// over. The timer is nil if there is no such timeout.
+func (s *Server) openLater(c *Client) *time.Timer {
 	if s.opts.HandshakeTimeout < 0 {
-		return func() { s.realm.open(c) }
+		return nil
 	}
-	var opened sync.WaitGroup
-	opened.Add(1)
-	timer := time.AfterFunc(time.Until(c.socket.start.Add(s.opts.HandshakeTimeout)), func() {
-		defer opened.Done()
+	c.writers.Add(1)
+	return time.AfterFunc(time.Until(c.socket.start.Add(s.opts.HandshakeTimeout)), func() {
+		defer c.writers.Done()
 		s.realm.open(c)
 	})
-	return func() {
-		if s.realm.open(c); !timer.Stop() {
-			opened.Wait()
-		}
+}
+
+// open lets the client have its outbox now.
+func (s *Server) open(c *Client, timer *time.Timer) {
+	s.realm.open(c)
+	if timer != nil && timer.Stop() {
+		c.writers.Done()
 	}
 }
 
