@@ -12,10 +12,11 @@ import (
 
 // Which goroutine runs what:
 //
-//   - the reader (Server.serve): read, pauseReading, quit, and flush for the clients that
-//     it has sent something to;
-//   - the writer (write), while the outbox does not fit into the socket, and at the end:
-//     it writes the last frames, waits for the client's close frame, and closes the socket;
+//   - the reader (Server.serve): read, pauseReading, quit, and flush of the clients that it
+//     has sent something to;
+//   - the writer (write), only while the socket does not take the outbox at once, and at the
+//     end (part): it writes the last frames, waits for the client's close frame, and closes
+//     the socket;
 //   - the alive timer: checkAlive;
 //   - the handshake, before there is a reader: watch, admit, open, and evict of another client;
 //   - any goroutine: the exported methods, enqueue, end.
@@ -72,6 +73,12 @@ const (
 	removed               // out of the realm, which has taken the outbox; the id is free
 	finished              // its last event has returned
 )
+
+// params are what a client says in the address of the socket.
+type params struct {
+	id, token, key string
+	quoted         string // the id as a JSON string
+}
 
 // newClient returns a client for a socket whose handshake is under way.
 func newClient(s *socket, p params, remote string, limitAddr netip.Addr, opts *Options, t *traffic) *Client {
@@ -228,188 +235,4 @@ func (c *Client) isOpen() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.writer != waiting
-}
-
-// end ends the connection for a reason, unless it has ended already. It does not
-// wait: the reader wakes up and cleans up. cause may be nil. The last message
-// that the client is to get before the close frame may be nil too.
-func (c *Client) end(why DisconnectReason, cause error, last *Message) bool {
-	c.mu.Lock()
-	if c.reason != 0 {
-		c.mu.Unlock()
-		return false
-	}
-	t := c.endLocked(why, cause, last)
-	c.mu.Unlock()
-	c.do(t)
-	return true
-}
-
-// quit is end for the reader, which has read its last. If nothing has to be waited for, the
-// reader closes the socket itself, for a goroutine would cost more.
-func (c *Client) quit(why DisconnectReason, cause error) {
-	c.mu.Lock()
-	c.reader = gone
-	c.changed.Broadcast()
-	var t todo
-	if c.reason == 0 {
-		t = c.endLocked(why, cause, nil)
-	}
-	c.mu.Unlock()
-	if t&startWriter == 0 || c.socket.raw == nil || why != ReasonClientClosed && why != ReasonConnectionLost {
-		c.do(t)
-		return
-	}
-	c.noteEnd() // nobody has to be woken
-	c.part()
-	c.writers.Done()
-}
-
-// evict is end by a newcomer that is to have the id. If it returns true, it is up
-// to the newcomer to take the client out of the realm, and the client stays in it
-// until then: nobody else gets the id meanwhile, nor what is sent to it.
-func (c *Client) evict(successor *Client, why DisconnectReason, last *Message) bool {
-	c.mu.Lock()
-	if c.reason != 0 {
-		c.mu.Unlock()
-		return false
-	}
-	c.pendingSuccessor = successor
-	t := c.endLocked(why, nil, last)
-	c.mu.Unlock()
-	c.do(t)
-	return true
-}
-
-// endLocked makes the outbox final. The caller must call [Client.do] as soon as it holds no
-// lock: a write that is under way either is complete already or is not going to be, as its
-// socket's buffer is full, so it is cut off instead of waited for.
-func (c *Client) endLocked(why DisconnectReason, cause error, last *Message) todo {
-	c.reason, c.cause = why, cause
-	if code, text := why.closeCode(); code != 0 && c.farewell == nil {
-		c.farewell = closeFrame(code, text)
-	}
-	if last != nil {
-		b, _ := last.encode() // the server's own payload is JSON
-		c.farewell = append(textFrame(b), c.farewell...)
-	}
-	if c.writer == waiting && c.stage == online {
-		c.farewell = append(slices.Clone(openFrame), c.farewell...)
-	}
-	c.stage = ended
-	if c.alive != nil {
-		c.alive.Stop()
-	}
-	c.interrupting = true
-	return c.startLocked() | wakeOthers
-}
-
-// interrupt wakes the reader, the writer, and whoever waits for the end of a client that has
-// just ended. Over TLS nothing could follow a write that was cut off, not even why the
-// connection ends: there it gets a moment, unless a successor waits for the id and there is no
-// message for the client.
-func (c *Client) interrupt() {
-	c.mu.Lock()
-	deadline := past
-	if c.socket.sealed && c.outbox.inflight > 0 && (c.pendingSuccessor == nil || c.reason == ReasonOverridden) {
-		deadline = time.Now().Add(farewellTimeout)
-	}
-	meanwhile := c.meanwhile
-	if c.meanwhile = nil; meanwhile != nil {
-		c.writers.Add(1)
-	}
-	c.mu.Unlock()
-	c.socket.conn.SetWriteDeadline(deadline)
-	c.socket.conn.SetReadDeadline(past)
-	if meanwhile != nil {
-		go func() {
-			defer c.writers.Done()
-			meanwhile()
-		}()
-	}
-	c.noteEnd()
-}
-
-// noteEnd tells those that wait for it, the host among them, that the client has ended.
-func (c *Client) noteEnd() {
-	c.socket.heard() // a probe need not wait for a client that has ended
-	c.mu.Lock()
-	cancel := c.cancel
-	c.mu.Unlock()
-	if cancel != nil {
-		wakeMonitor() // the host may compute when it learns of it
-		cancel(c.reason)
-	}
-	c.mu.Lock()
-	c.interrupting = false
-	c.changed.Broadcast()
-	c.mu.Unlock()
-}
-
-// awaitLocked waits until cond holds. Whoever changes what cond reads broadcasts c.changed.
-func (c *Client) awaitLocked(cond func() bool) {
-	for !cond() {
-		c.changed.Wait()
-	}
-}
-
-// awaitSuccessor reports whether the client was evicted, and waits until it is out of
-// the realm if so.
-func (c *Client) awaitSuccessor() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.awaitLocked(func() bool { return c.pendingSuccessor == nil || c.stage >= removed })
-	return c.pendingSuccessor != nil
-}
-
-// mayBeReplacedBy reports whether a client that has ended leaves its id to by: it had
-// ended by itself, or by evicted it.
-func (c *Client) mayBeReplacedBy(by *Client) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.pendingSuccessor == nil || c.pendingSuccessor == by
-}
-
-// awaitWrite waits until no write is under way on a client that has ended. That takes
-// microseconds, or [farewellTimeout] over TLS, see [Client.interrupt].
-func (c *Client) awaitWrite() {
-	c.mu.Lock()
-	c.awaitLocked(func() bool { return c.outbox.inflight == 0 })
-	c.mu.Unlock()
-}
-
-// takeUnwritten returns what a client that has ended was still to be sent, as far as its
-// retention is at least least. by is the client that takes the id over, if there is one. dropped
-// counts the other messages. A second call returns nothing.
-func (c *Client) takeUnwritten(by *Client, least retention) (kept []parcel, dropped int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.stage >= removed {
-		return nil, 0
-	}
-	c.successor, c.stage = by, removed
-	c.changed.Broadcast()
-	return c.outbox.take(least)
-}
-
-// finish notes that the last event of this connection has returned.
-func (c *Client) finish() {
-	c.mu.Lock()
-	c.stage = finished
-	c.changed.Broadcast()
-	c.mu.Unlock()
-}
-
-// awaitFinish waits for [Client.finish].
-func (c *Client) awaitFinish() {
-	c.mu.Lock()
-	c.awaitLocked(func() bool { return c.stage == finished })
-	c.mu.Unlock()
-}
-
-// awaitEnd waits until everybody knows that the client has ended.
-func (c *Client) awaitEnd() {
-	c.mu.Lock()
-	c.awaitLocked(func() bool { return c.reason != 0 && !c.interrupting })
-	c.mu.Unlock()
 }

@@ -15,12 +15,13 @@ var (
 	ErrNotConnected = errors.New("peer: not connected")
 
 	// ErrSlowConsumer is returned by a send that overflowed the client's outbox.
-	// The client is closed with [ReasonSlowConsumer].
+	// The client is closed with [ReasonSlowConsumer], unless it has not read OPEN
+	// yet: then only the message is refused.
 	ErrSlowConsumer = errors.New("peer: slow consumer")
 
 	// ErrInEvent is returned by Shutdown and Close when they are called from
 	// inside an event or a decision. The server is closing then, but they cannot
-	// wait for an end that waits for them.
+	// wait for its end: they would wait for themselves.
 	ErrInEvent = errors.New("peer: closing, but called from inside an event that cannot be waited for")
 
 	// ErrPanic is wrapped by the error that OnError gets when a function of the
@@ -155,9 +156,12 @@ func (r DisconnectReason) closeCode() (code uint16, text string) {
 	return reasons[r].code, reasons[r].name
 }
 
-// OnConnection registers a function that is called when a client has connected:
-// OPEN is on its way, the client can be found by its id, and nothing it sent has
-// been read yet.
+// OnConnection registers a function that is called when a client has connected: the
+// client can be found by its id, and nothing that it sent has been read yet. The client
+// reads OPEN when all these functions have returned, at the latest when
+// [Options.HandshakeTimeout] is over, so a page that has read OPEN can rely on what they
+// did. What they send with [Client.Send], [Realm.Join] or [Realm.Broadcast] comes right
+// after OPEN.
 //
 // This is what holds for all events. Each OnConnection is followed by exactly
 // one OnDisconnect. Events of one connection never overlap, and for one id the

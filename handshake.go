@@ -92,12 +92,6 @@ func (s *Server) handshakeContext(parent context.Context, start time.Time) (cont
 	}
 }
 
-// params are what a client says in the address of the socket.
-type params struct {
-	id, token, key string
-	quoted         string // the id as a JSON string
-}
-
 // paramsOf returns copies, but of the key: some adaptors use the memory of a request again when its
 // connection has ended, and a part of a request keeps all of it.
 func paramsOf(r *http.Request) params {
@@ -203,14 +197,6 @@ func (s *Server) announce(c *Client) {
 func (s *Server) startServing(c *Client) {
 	c.stopReading()
 	go s.serve(c)
-}
-
-func (s *Server) tellConnected(c *Client) {
-	if fs := s.events.connection.get(); len(fs) > 0 {
-		s.pause(c, func() {
-			forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c) }) })
-		})
-	}
 }
 
 // openLater lets the client have its outbox, which begins with OPEN, when HandshakeTimeout is

@@ -40,6 +40,22 @@ func (s *Server) ask(doing string, f func()) (err error) {
 	return guard(f)
 }
 
+// tellConnected calls the functions of OnConnection.
+func (s *Server) tellConnected(c *Client) {
+	if fs := s.events.connection.get(); len(fs) > 0 {
+		s.pause(c, func() {
+			forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c) }) })
+		})
+	}
+}
+
+// tellDisconnected calls the functions of OnDisconnect.
+func (s *Server) tellDisconnected(c *Client, why DisconnectReason) {
+	if fs := s.events.disconnect.get(); len(fs) > 0 {
+		forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c, why) }) })
+	}
+}
+
 // call calls a function of the host on behalf of c. A panic in it ends c, and so does
 // the end of the goroutine; then call does not return.
 func (s *Server) call(c *Client, f func()) bool {

@@ -67,9 +67,10 @@ type Options struct {
 	// never closes a silent client.
 	AliveTimeout time.Duration
 
-	// HandshakeTimeout bounds Authenticate and everything else between the
-	// upgrade and OPEN. It works through the context of the request: a function
-	// that does not look at that is waited for. Default
+	// HandshakeTimeout bounds the time from the upgrade to OPEN. For Authenticate and
+	// for a newcomer that waits for an id it works through the context of the request:
+	// a function that does not look at that is waited for. If the functions of
+	// OnConnection take longer, OPEN goes out before they return. Default
 	// [DefaultHandshakeTimeout]; negative means none.
 	HandshakeTimeout time.Duration
 

@@ -24,12 +24,16 @@
 // # Life of a connection
 //
 // After the upgrade the server checks id, token and key, asks
-// [Options.Authenticate], and settles who may have the id. Who is turned away
-// reads why. The [Client] gets OPEN and then everything that waited for its id.
+// [Options.Authenticate], and settles who may have the id. A client that is turned
+// away reads why. Then the functions of OnConnection run, and the [Client] gets OPEN
+// and everything that was held for its id.
 // OFFER, ANSWER and CANDIDATE for an id that is not connected are held for
 // [Options.ExpireTimeout]; then the sender gets one EXPIRE. What was accepted for
 // a connection and not written when it ended waits in the same way, or goes to
 // the connection that takes the id over.
+//
+// To end a connection, the server sends its last message and a close frame, waits at most
+// a second for the client's close frame, and ends the stream.
 //
 // # Concurrency
 //

@@ -298,12 +298,6 @@ func (s *Server) leave(c *Client) {
 	s.log(slog.LevelInfo, "peer: disconnected", attrs...)
 }
 
-func (s *Server) tellDisconnected(c *Client, why DisconnectReason) {
-	if fs := s.events.disconnect.get(); len(fs) > 0 {
-		forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c, why) }) })
-	}
-}
-
 // sleep waits for d, or until ctx ends.
 func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)

@@ -7,9 +7,9 @@ type Stats struct {
 	PeakClients int // the most that were connected at once
 	HeldBytes   int // waiting for absent clients now
 
-	Accepted uint64 // connections that got OPEN
+	Accepted uint64 // connections that were admitted: they got an id, and then OPEN
 
-	// Refused are the handshakes that did not, by cause: "missing parameters",
+	// Refused are the handshakes that were not, by cause: "missing parameters",
 	// "invalid key", "invalid id", "authentication", "id taken", "limit",
 	// "origin", "shutdown", "gave up", "bad upgrade".
 	Refused map[string]uint64

@@ -9,12 +9,6 @@ import (
 	"unicode/utf8"
 )
 
-// Times that a peer on the other side of a socket cannot stretch.
-const (
-	farewellTimeout = 250 * time.Millisecond // to write the last frames to a client that ends
-	lingerTimeout   = time.Second            // for a client to answer the close frame
-)
-
 // A writerState says who writes to the socket. There is never more than one writer.
 type writerState uint8
 
@@ -262,66 +256,6 @@ func (c *Client) rest() (more, ended bool) {
 	}
 	c.writer = idle
 	return false, false
-}
-
-// part ends the stream of a client that has ended: it writes the last frames, waits a moment for
-// the client's close frame (RFC 6455, section 7.1.1), and closes the socket. It does not wait for
-// functions of the host.
-func (c *Client) part() {
-	c.awaitEnd()
-	c.mu.Lock()
-	last, why := c.farewell, c.reason
-	cut := c.outbox.offset > 0 // the stream ends inside a frame, so no other can follow
-	c.mu.Unlock()
-	if s := c.socket; last != nil && !cut {
-		s.conn.SetWriteDeadline(time.Now().Add(farewellTimeout))
-		n, err := s.conn.Write(last)
-		c.traffic.bytesOut.Add(uint64(n))
-		if err == nil && why != ReasonConnectionLost {
-			c.linger(why)
-		}
-	}
-	c.socket.shut()
-	c.takeSocket()
-	c.socket.discard()
-}
-
-// linger waits for the other side, which has been told of the end.
-func (c *Client) linger(why DisconnectReason) {
-	s := c.socket
-	c.mu.Lock()
-	pinged := c.pinged
-	c.mu.Unlock()
-	switch {
-	case why == ReasonClientClosed && !pinged && !s.sealed:
-		return // both close frames are out, and nothing else is on its way
-	case why == ReasonClientClosed || why == ReasonProtocolError:
-		// Nothing that comes can be made sense of, but to close a socket that has unread input
-		// would reset it, and what is on its way to the client would be lost.
-		s.closeWrite()
-		c.takeSocket()
-		s.conn.SetReadDeadline(time.Now().Add(lingerTimeout))
-		s.drain()
-		return
-	}
-	c.takeSocket()
-	s.conn.SetReadDeadline(time.Now().Add(lingerTimeout))
-	s.awaitClose()
-	if s.sealed {
-		s.closeWrite()
-	}
-}
-
-// takeSocket waits until the reader is out of the socket, and leaves it the buffers that it may
-// still use.
-func (c *Client) takeSocket() {
-	c.mu.Lock()
-	c.awaitLocked(func() bool { return c.reader != reading })
-	inUse := c.reader == paused
-	c.mu.Unlock()
-	if inUse {
-		c.socket.leaveBuffers()
-	}
 }
 
 var errNotUTF8 = badMessage{errors.New("not UTF-8")}
