@@ -53,7 +53,7 @@ type Client struct {
 	reason           DisconnectReason // 0: has not ended
 	cause            error            // what the socket or the protocol had to say about the end
 	farewell         []byte           // last frames, written when the outbox is out of use
-	changed          sync.Cond        // something that somebody waits for: see the loops that wait
+	changed          *sync.Cond       // nil: nobody has waited for anything yet
 	successor        *Client          // the connection that took the id over
 	pendingSuccessor *Client          // the newcomer that has evicted this client, and takes it out of the realm too
 	ctx              context.Context  // made when somebody asks for it
@@ -86,7 +86,6 @@ func newClient(s *socket, p params, remote string, limitAddr netip.Addr, opts *O
 		id: p.id, token: p.token, quoted: p.quoted, remote: remote, limitAddr: limitAddr,
 		opts: opts, traffic: t, socket: s,
 	}
-	c.changed.L = &c.mu
 	return c
 }
 

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -31,7 +32,7 @@ func (c *Client) end(why DisconnectReason, cause error, last *Message) bool {
 func (c *Client) quit(why DisconnectReason, cause error) {
 	c.mu.Lock()
 	c.reader = gone
-	c.changed.Broadcast()
+	c.broadcastLocked()
 	var t todo
 	if c.reason == 0 {
 		t = c.endLocked(why, cause, nil)
@@ -123,7 +124,7 @@ func (c *Client) noteEnd() {
 	}
 	c.mu.Lock()
 	c.interrupting = false
-	c.changed.Broadcast()
+	c.broadcastLocked()
 	c.mu.Unlock()
 }
 
@@ -187,10 +188,19 @@ func (c *Client) takeSocket() {
 	}
 }
 
-// awaitLocked waits until cond holds. Whoever changes what cond reads broadcasts c.changed.
+// awaitLocked waits until cond holds. Functions that change what cond reads call broadcastLocked.
 func (c *Client) awaitLocked(cond func() bool) {
 	for !cond() {
+		if c.changed == nil {
+			c.changed = sync.NewCond(&c.mu)
+		}
 		c.changed.Wait()
+	}
+}
+
+func (c *Client) broadcastLocked() {
+	if c.changed != nil {
+		c.changed.Broadcast()
 	}
 }
 
@@ -229,7 +239,7 @@ func (c *Client) takeUnwritten(by *Client, least retention) (kept []parcel, drop
 		return nil, 0
 	}
 	c.successor, c.stage = by, removed
-	c.changed.Broadcast()
+	c.broadcastLocked()
 	return c.outbox.take(least)
 }
 
@@ -237,7 +247,7 @@ func (c *Client) takeUnwritten(by *Client, least retention) (kept []parcel, drop
 func (c *Client) finish() {
 	c.mu.Lock()
 	c.stage = finished
-	c.changed.Broadcast()
+	c.broadcastLocked()
 	c.mu.Unlock()
 }
 

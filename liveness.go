@@ -72,7 +72,7 @@ func (c *Client) stopReading() { c.setReader(gone) }
 func (c *Client) setReader(state readerState) {
 	c.mu.Lock()
 	c.reader = state
-	c.changed.Broadcast()
+	c.broadcastLocked()
 	c.mu.Unlock()
 }
 
@@ -90,7 +90,7 @@ func (c *Client) pauseReading(f, meanwhile func()) {
 	if c.reason == 0 {
 		c.meanwhile = meanwhile
 	}
-	c.changed.Broadcast()
+	c.broadcastLocked()
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()

@@ -115,15 +115,29 @@ func (e *envelope) decode(data []byte) error {
 }
 
 // set notes the value of one field; of duplicates the last one wins. The name is a
-// JSON string. Escapes in it cost no allocation, and a name that is too long for one
-// of the three, however it is spelled, is not even decoded.
+// JSON string.
 func (e *envelope) set(name, value []byte) {
-	const longest = len(`"\u0070\u0061\u0079\u006c\u006f\u0061\u0064"`)
-	var buf [longest]byte
-	if len(name) > longest {
+	if bytes.IndexByte(name, '\\') >= 0 {
+		e.setEscaped(name, value)
 		return
 	}
-	switch string(appendUnquoted(buf[:0], name)) {
+	e.setPlain(name[1:len(name)-1], value)
+}
+
+// setEscaped is set for a name with escapes. They cost no allocation, and a name that is too
+// long for one of the three, however it is spelled, is not even decoded.
+//
+//go:noinline
+func (e *envelope) setEscaped(name, value []byte) {
+	const longest = len(`"\u0070\u0061\u0079\u006c\u006f\u0061\u0064"`)
+	var buf [longest]byte
+	if len(name) <= longest {
+		e.setPlain(appendUnquoted(buf[:0], name), value)
+	}
+}
+
+func (e *envelope) setPlain(name, value []byte) {
+	switch string(name) {
 	case "type":
 		e.rawType = value
 	case "dst":

@@ -14,9 +14,14 @@ import (
 type session struct {
 	*Server
 	c       *Client
-	rate    bucket
+	rate    *bucket    // nil: no limit
 	pending []delivery // that it has still to finish: see flush
 	hosted  bool       // a function of the host has run since the last message was read
+}
+
+//go:noinline
+func newSession(s *Server, c *Client) *session {
+	return &session{Server: s, c: c, rate: newBucket(s.opts.MessageRate)}
 }
 
 // serve runs the reader of a client: it reads, and all further events are called on it. It
@@ -28,7 +33,7 @@ func (s *Server) serve(c *Client) {
 	defer s.work.done()
 	defer c.writers.Wait()
 	defer s.leave(c)
-	ss := &session{Server: s, c: c, rate: newBucket(s.opts.MessageRate)}
+	ss := newSession(s, c)
 	defer ss.flush()
 	for c.startReading() {
 		err := error(nil)
@@ -59,6 +64,9 @@ func (ss *session) step(err error) {
 	default:
 		ss.flush()
 		ss.c.quit(reasonOf(err), err)
+	}
+	if ss.rate == nil {
+		return
 	}
 	if wait := ss.rate.take(time.Now()); wait > 0 {
 		ss.flush()
@@ -310,23 +318,21 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // A bucket lets messages through at a rate. It is owned by one read loop.
 type bucket struct {
-	rate   float64 // per second; 0: no limit
+	rate   float64 // per second
 	tokens float64
 	last   time.Time
 }
 
-func newBucket(rate float64) bucket {
+// newBucket returns nil if there is no limit.
+func newBucket(rate float64) *bucket {
 	if rate <= 0 {
-		return bucket{}
+		return nil
 	}
-	return bucket{rate: rate, tokens: 2 * rate, last: time.Now()}
+	return &bucket{rate: rate, tokens: 2 * rate, last: time.Now()}
 }
 
 // take takes a token and returns how long to wait before the next message.
 func (b *bucket) take(now time.Time) time.Duration {
-	if b.rate == 0 {
-		return 0
-	}
 	b.tokens = min(2*b.rate, b.tokens+now.Sub(b.last).Seconds()*b.rate) - 1
 	b.last = now
 	return time.Duration(max(0, -b.tokens/b.rate*float64(time.Second)))

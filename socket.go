@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -38,8 +39,7 @@ type socket struct {
 	one     [1]byte  // what a socket that is not plain is waited for with
 
 	// Owned by the writer.
-	out    []byte // what try writes; it leaves what it could not
-	outErr error
+	writing *attempt // nil: no write is under way
 
 	activity atomic.Int64 // when the last byte came, in nanoseconds since start; the lowest bit is set while the reader waits
 	watcher  atomic.Pointer[chan struct{}]
@@ -137,28 +137,41 @@ func (s *socket) peek() (seen peeked) {
 	return seen
 }
 
+// An attempt is a write that does not wait.
+type attempt struct {
+	p   []byte
+	n   int // bytes that were written
+	err error
+}
+
+var attempts = sync.Pool{New: func() any { return new(attempt) }}
+
 // tryWrite writes as much of p as a plain socket takes at once.
 func (s *socket) tryWrite(p []byte) (int, error) {
-	s.out, s.outErr = p, nil
+	a := attempts.Get().(*attempt)
+	*a = attempt{p: p}
+	s.writing = a
 	if err := s.raw.Write(s.try); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		s.outErr = err
+		a.err = err
 	}
-	n := len(p) - len(s.out)
-	s.out = nil
-	return n, s.outErr
+	n, err := a.n, a.err
+	s.writing, *a = nil, attempt{}
+	attempts.Put(a)
+	return n, err
 }
 
 // writeReady is called by the runtime's poller. It never asks to wait.
 func (s *socket) writeReady(fd uintptr) bool {
-	n, err := writeSocket(fd, s.out)
+	a := s.writing
+	n, err := writeSocket(fd, a.p)
 	for err == syscall.EINTR {
-		n, err = writeSocket(fd, s.out)
+		n, err = writeSocket(fd, a.p)
 	}
 	switch {
 	case err == nil:
-		s.out = s.out[n:]
+		a.n = n
 	case !wouldBlock(err):
-		s.outErr = err
+		a.err = err
 	}
 	return true
 }

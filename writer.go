@@ -177,7 +177,7 @@ func (c *Client) noteLocked(n int) {
 	c.traffic.bytesOut.Add(uint64(n))
 	c.outbox.wrote(n)
 	if c.reason != 0 {
-		c.changed.Broadcast() // somebody may wait for the end of the write
+		c.broadcastLocked() // somebody may wait for the end of the write
 	}
 }
 

@@ -39,6 +39,7 @@ func tinySettings() settings {
 		held:            4,
 		absentWaves:     1,
 		expireTimeout:   300 * time.Millisecond,
+		ending:          200,
 	}
 }
 

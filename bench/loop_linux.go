@@ -33,6 +33,7 @@ type conn struct {
 	id         string
 	rcvbuf     int // receive buffer of the socket in bytes, 0 for the kernel's choice
 	mayBeEnded bool
+	deaf       bool // does not answer a close frame
 
 	fd         int
 	generation int32
@@ -446,7 +447,9 @@ func (l *loop) frame(c *conn, f frame, now int64) {
 			return // the answer to ours: the end of the stream comes next
 		}
 		if c.state == stateOpen && c.mayBeEnded {
-			c.sendClose()
+			if !c.deaf {
+				c.sendClose()
+			}
 			return
 		}
 		code := 0

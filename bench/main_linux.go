@@ -152,7 +152,7 @@ func choose(all []scenario, only string) ([]scenario, error) {
 // enoughFiles reports an error if this process may not hold the sockets that the
 // scenarios need. Its children may hold as many.
 func enoughFiles(largest int, list []scenario) error {
-	if !slices.ContainsFunc(list, func(sc scenario) bool { return strings.HasPrefix(sc.name, "idle-") }) {
+	if !slices.ContainsFunc(list, func(sc scenario) bool { return strings.HasPrefix(sc.name, "idle-") || sc.name == "shutdown" }) {
 		return nil
 	}
 	var limit syscall.Rlimit

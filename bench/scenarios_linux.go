@@ -35,6 +35,8 @@ type settings struct {
 	absent, absentSenders, held int
 	absentWaves                 int           // all but the last warm up
 	expireTimeout               time.Duration // of the server
+
+	ending int // clients of a server that is asked to end
 }
 
 func fullSettings() settings {
@@ -60,6 +62,7 @@ func fullSettings() settings {
 		held:            4,
 		absentWaves:     2,
 		expireTimeout:   5 * time.Second,
+		ending:          10000,
 	}
 }
 
@@ -117,6 +120,7 @@ func scenarios(set settings) []scenario {
 		scenario{"fan-in", time.Minute, fanIn},
 		scenario{"stuck", time.Minute, stuck},
 		scenario{"absent", time.Minute, absent},
+		scenario{"shutdown", 2 * time.Minute, shutdown},
 	)
 }
 
@@ -532,6 +536,39 @@ func churn(t *trial) error {
 	}
 	t.add("memory growth", "MiB", (after.rss-base.rss)/(1<<20), goal{})
 	t.addGenerator(u)
+	return nil
+}
+
+// shutdown asks a server to end whose clients are of two kinds: one half answers close frames, as a
+// browser does, and the other half does not.
+func shutdown(t *trial) error {
+	clients := t.clients(t.set.ending)
+	for i, c := range clients {
+		c.mayBeEnded, c.deaf = true, i%2 == 1
+	}
+	if err := t.connectAll(clients); err != nil {
+		return err
+	}
+	var answering, deaf []float64
+	start := t.now()
+	t.onClosed = func(c *conn) {
+		took := float64(t.now()-start) / 1e6
+		if c.deaf {
+			deaf = append(deaf, took)
+		} else {
+			answering = append(answering, took)
+		}
+	}
+	if err := syscall.Kill(t.pid, syscall.SIGTERM); err != nil {
+		return err
+	}
+	if err := t.must("the end of every connection", time.Minute, func() bool { return len(answering)+len(deaf) == len(clients) }); err != nil {
+		return err
+	}
+	t.onClosed = nil
+	t.add("stream of a client that answers ends, p50", "ms", quantile(answering, 0.5), goal{})
+	t.add("stream of a client that answers ends, last", "ms", quantile(answering, 1), goal{})
+	t.add("stream of a client that does not answer ends, last", "ms", quantile(deaf, 1), goal{})
 	return nil
 }
 
