@@ -252,13 +252,13 @@ func (s *socket) awaitClose() {
 		}
 		op, rest := s.head.op, s.head.size+s.head.n
 		s.head = header{}
-		n := min(rest, len(s.unread))
-		s.unread = s.unread[n:]
-		for rest -= n; rest > 0; rest -= n {
-			var err error
-			if n, err = s.conn.Read(s.own[:min(rest, len(s.own))]); err != nil {
+		for rest > 0 {
+			if s.await(1) != nil {
 				return
 			}
+			n := min(rest, len(s.unread))
+			s.unread = s.unread[n:]
+			rest -= n
 		}
 		if op == opClose {
 			return
