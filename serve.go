@@ -40,6 +40,7 @@ func (s *Server) serve(c *Client) {
 		ss.hosted = false
 		if !c.socket.hasMessage() {
 			ss.flush()
+			c.socket.release()
 			err = c.socket.await(1)
 		}
 		ss.step(err)
