@@ -220,11 +220,11 @@ var openFrame = textFrame([]byte(`{"type":"OPEN"}`))
 func (c *Client) open(held []parcel) todo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.outbox.give(held) // if the client has just ended, they go back with the rest
 	if c.writer != waiting || c.stage != online {
 		return 0
 	}
 	c.writer = idle
-	c.outbox.give(held)
 	c.refusedOne = false
 	return c.startLocked()
 }
