@@ -226,6 +226,10 @@ func (r *Realm) admit(c, predecessor *Client, waits bool) (holder *Client, err e
 	if err := r.takeSlot(c, holder); err != nil {
 		return nil, err
 	}
+	if len(c.inheritedFrom) > 0 { // a message to a room must not find the old member removed and the new one absent
+		r.rooms.mu.Lock()
+		defer r.rooms.mu.Unlock()
+	}
 	var inherited []parcel
 	if holder != nil {
 		least := keepForSuccessor
@@ -241,7 +245,7 @@ func (r *Realm) admit(c, predecessor *Client, waits bool) (holder *Client, err e
 	t = c.admit(sh.leaving[c.id], inherited, sh.takeLocked(r, c.id), waits)
 	sh.clients[c.id] = c
 	for _, old := range c.inheritedFrom {
-		r.inheritRooms(c, old)
+		r.rooms.inheritLocked(c, old)
 	}
 	c.inheritedFrom = nil
 	return nil, nil

@@ -163,14 +163,12 @@ func (r *Realm) leaveRooms(c *Client, why DisconnectReason) {
 	ds.finish()
 }
 
-// inheritRooms puts a client in the place of the one whose id it took over by the
+// inheritLocked puts a client in the place of the one whose id it took over by the
 // same token.
-func (r *Realm) inheritRooms(c, old *Client) {
-	r.rooms.mu.Lock()
-	defer r.rooms.mu.Unlock()
-	for room := range r.rooms.roomsOf[old] {
-		r.rooms.removeLocked(room, old)
-		r.rooms.addLocked(room, c)
+func (rs *rooms) inheritLocked(c, old *Client) {
+	for room := range rs.roomsOf[old] {
+		rs.removeLocked(room, old)
+		rs.addLocked(room, c)
 	}
 }
 
