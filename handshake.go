@@ -146,13 +146,15 @@ func (s *Server) handshake(w http.ResponseWriter, r *http.Request) {
 // the upgrade.
 func (s *Server) refuseClient(w http.ResponseWriter, id string, c *Client, why *refusal) {
 	s.refusals[why.cause].Add(1) // before the client can know of it
+	defer func() { // whatever becomes of the log line
+		switch {
+		case c != nil:
+			s.turnAway(c, why)
+		case why.status != 0:
+			http.Error(w, why.reject.Message, why.status)
+		}
+	}()
 	s.log(slog.LevelInfo, "peer: connection refused", "id", loggable(id), "why", why.reject.Message)
-	switch {
-	case c != nil:
-		s.turnAway(c, why)
-	case why.status != 0:
-		http.Error(w, why.reject.Message, why.status)
-	}
 }
 
 func (s *Server) turnAway(c *Client, refusal *refusal) {
