@@ -275,8 +275,7 @@ func (s *socket) drain() {
 // shut closes the connection.
 func (s *socket) shut() {
 	if tls, ok := s.conn.(overTLS); ok {
-		tls.NetConn().Close() // closing the TLS layer could wait for five seconds to say so
-		return
+		tls.NetConn().Close() // closing the TLS layer first could wait for five seconds to say so
 	}
 	s.conn.Close()
 }
