@@ -37,8 +37,9 @@ func (c *Client) quit(why DisconnectReason, cause error) {
 	if c.reason == 0 {
 		t = c.endLocked(why, cause, nil)
 	}
+	lingers := why != ReasonConnectionLost && (why != ReasonClientClosed || c.pinged)
 	c.mu.Unlock()
-	if t&startWriter == 0 || c.socket.raw == nil || why != ReasonClientClosed && why != ReasonConnectionLost {
+	if t&startWriter == 0 || c.socket.raw == nil || lingers {
 		c.do(t)
 		return
 	}

@@ -146,7 +146,7 @@ func (s *Server) handshake(w http.ResponseWriter, r *http.Request) {
 // the upgrade.
 func (s *Server) refuseClient(w http.ResponseWriter, id string, c *Client, why *refusal) {
 	s.refusals[why.cause].Add(1) // before the client can know of it
-	defer func() { // whatever becomes of the log line
+	defer func() {               // whatever becomes of the log line
 		switch {
 		case c != nil:
 			s.turnAway(c, why)

@@ -77,11 +77,15 @@ func (s *Server) pause(c *Client, f func()) {
 		f()
 		return
 	}
-	c.pauseReading(f, func() {
+	remove := func() {
 		if c.mayBeReplacedBy(nil) { // else its successor takes it out
 			s.realm.remove(c)
 		}
-	})
+	}
+	if c.Reason() != 0 {
+		remove()
+	}
+	c.pauseReading(f, remove)
 }
 
 // fail reports an error. c may be nil.

@@ -264,6 +264,21 @@ func (s *socket) park() {
 	s.noteWaiting()
 }
 
+// freeBuffer gives the pooled buffer back while the reader does something else for long. What was read
+// last is not valid any more.
+func (s *socket) freeBuffer() error {
+	s.release()
+	if s.buf == nil {
+		return nil
+	}
+	if len(s.unread) > 0 {
+		return s.keep(len(s.unread))
+	}
+	s.returnBuffer()
+	s.unread = nil
+	return nil
+}
+
 // noteWaiting notes that the reader has dealt with all that came.
 func (s *socket) noteWaiting() {
 	s.activity.Store(s.activity.Load() | 1)

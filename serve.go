@@ -71,6 +71,10 @@ func (ss *session) step(err error) {
 	}
 	if wait := ss.rate.take(time.Now()); wait > 0 {
 		ss.flush()
+		if err := ss.c.socket.freeBuffer(); err != nil {
+			ss.c.quit(reasonOf(err), err)
+			return
+		}
 		ss.c.pauseReading(func() { sleep(ss.c.Context(), wait) }, nil)
 	}
 }

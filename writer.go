@@ -64,7 +64,7 @@ func (c *Client) enqueue(p parcel) (todo, error) {
 		return c.startLocked(), nil
 	case c.stage != ended || c.pendingSuccessor == nil:
 		return 0, ErrNotConnected
-	case c.refusedOne || full || c.reason == ReasonOverridden && p.keep <= keepForSamePeer:
+	case c.refusedOne || full || c.reason != ReasonReplaced && p.keep <= keepForSamePeer:
 		c.refusedOne = c.refusedOne || p.keep > keepForSamePeer
 		return 0, ErrNotConnected
 	}
