@@ -221,6 +221,15 @@ func TestFitsCountsEveryBound(t *testing.T) {
 		p := par(c.src, c.frame, 10)
 		require.Equal(t, c.want, q.fits(&p, c.b), "%+v", c)
 	}
+	var one queue
+	one.push(par("a", "123456789", 10))
+	for frame, fits := range map[string]bool{"1": true, "12": false} {
+		p := par("b", frame, 10)
+		require.Equal(t, fits, one.fits(&p, bounds{-1, -1, 10}), "beside one that waits")
+	}
+	small := par("b", "1", 10)
+	require.False(t, one.fits(&small, bounds{-1, -1, 8}), "nothing may wait beside one that is larger than the bound")
+	require.False(t, one.fits(&small, bounds{-1, -1, 0}))
 	large := par("a", "123456789", 10)
 	require.True(t, new(queue).fits(&large, bounds{1, 1, 1}), "one parcel may always wait, however large")
 	require.False(t, new(queue).fits(&large, bounds{1, 0, 1}))

@@ -1,0 +1,163 @@
+package peer
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// unbounded are options under which nothing but the fixed bounds refuses a message.
+var unbounded = Options{
+	MaxOutboxMessages: -1, MaxOutboxBytes: -1, MaxHeldPerPair: -1, MaxHeldPerDestination: -1, MaxHeldBytes: -1,
+}
+
+// routed hands a short message of src to an absent id, and returns what became of it.
+func routed(r *Realm, dst, src string, continues bool) outcome {
+	out, _ := r.route(dst, parcel{frame: []byte("frame"), src: src, deadline: time.Now().Add(time.Hour), keep: keepUntilExpiry, continues: continues})
+	return out
+}
+
+func TestAllThatIsHeldIsBoundedInMessages(t *testing.T) {
+	s := NewServer(unbounded)
+	defer s.Close()
+	const each = 1000
+	for i := range maxHeldParcels / each {
+		dst := fmt.Sprint("dst", i)
+		for n := range each {
+			if out := routed(s.realm, dst, "src", false); out != held {
+				t.Fatal(i*each+n, " messages are held, and no more: ", out)
+			}
+		}
+	}
+	for range 3 {
+		require.Equal(t, notKept, routed(s.realm, "dst", "src", false), "one more")
+		require.EqualValues(t, maxHeldParcels, s.realm.heldParcels.Load())
+	}
+	require.NoError(t, s.realm.check())
+	require.Equal(t, each, s.realm.ClearMessageQueue("dst0"))
+	for range each {
+		require.Equal(t, held, routed(s.realm, "dst", "other", false), "there is room again")
+	}
+	require.Equal(t, notKept, routed(s.realm, "dst", "other", false))
+	require.EqualValues(t, maxHeldParcels-each, s.realm.heldParcels.Load(), "with what the sender had waiting there")
+	require.NoError(t, s.realm.check())
+}
+
+// What cannot be held for want of bytes does not count as held.
+func TestARefusedMessageIsNotCounted(t *testing.T) {
+	s := NewServer(Options{MaxHeldBytes: 12})
+	defer s.Close()
+	for i, want := range []outcome{held, held, notKept, notKept} {
+		require.Equal(t, want, routed(s.realm, fmt.Sprint("dst", i), "src", false))
+		require.EqualValues(t, min(i+1, 2), s.realm.heldParcels.Load())
+		require.EqualValues(t, 5*min(i+1, 2), s.realm.heldBytes.Load())
+	}
+	require.NoError(t, s.realm.check())
+}
+
+// A sender whose refusal is not remembered is answered again, not left without an answer.
+func TestRefusalsThatAreRememberedAreBounded(t *testing.T) {
+	s := NewServer(Options{MaxHeldBytes: 1})
+	defer s.Close()
+	for i := range maxExpiredPairs {
+		src := fmt.Sprint("src", i)
+		require.Equal(t, notKept, routed(s.realm, "dst", src, false))
+		if i == 0 || i == maxExpiredPairs-1 {
+			require.Equal(t, ignored, routed(s.realm, "dst", src, true), "it has read EXPIRE: %d", i)
+		}
+	}
+	for range 3 {
+		require.Equal(t, notKept, routed(s.realm, "dst", "one more", true))
+		require.Equal(t, notKept, routed(s.realm, "another dst", "src0", true))
+		require.EqualValues(t, maxExpiredPairs, s.realm.expired.Load())
+	}
+	require.Equal(t, ignored, routed(s.realm, "dst", "src0", true))
+	require.NoError(t, s.realm.check())
+}
+
+// stuckOutbox is a server with a client that is not written to and has these messages of two
+// senders in its outbox, by turns. What was sent to it comes back when it is removed.
+func stuckOutbox(t *testing.T, opts Options, messages int) (s *Server, remove func()) {
+	opts.AliveTimeout = -1
+	s = NewServer(opts)
+	c := stubClient(t, s, "dst", "t")
+	silence(s, c)
+	for i := range messages {
+		require.Equal(t, delivered, routed(s.realm, "dst", "ab"[i%2:i%2+1], false))
+	}
+	return s, func() {
+		c.mu.Lock()
+		c.writer = broken // there is nobody to write the close frame
+		c.mu.Unlock()
+		c.end(ReasonRemoved, nil, nil)
+		s.realm.remove(c)
+		c.writers.Wait()
+	}
+}
+
+func TestWhatComesBackIsHeldWithinTheBounds(t *testing.T) {
+	for name, c := range map[string]struct {
+		opts              Options
+		returned, dropped uint64
+		expires           uint64
+		heldParcels       int64
+	}{
+		"all of it fits":      {Options{MaxHeldPerPair: 3, MaxHeldPerDestination: 6, MaxHeldBytes: 30}, 6, 0, 0, 6},
+		"a pair has too many": {Options{MaxHeldPerPair: 2}, 4, 6, 2, 0},
+		"there are too many":  {Options{MaxHeldPerDestination: 5}, 5, 3, 1, 3},
+		"there is no room":    {Options{MaxHeldBytes: 29}, 5, 3, 1, 3},
+		"nothing has room":    {Options{MaxHeldBytes: 4}, 0, 6, 2, 0},
+		"one has room alone":  {Options{MaxHeldPerPair: -1, MaxHeldPerDestination: 1}, 1, 6, 2, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, remove := stuckOutbox(t, c.opts, 6)
+			defer s.Close()
+			remove()
+			st := s.Stats()
+			require.Equal(t, c.returned, st.Returned)
+			require.Equal(t, c.dropped, st.Dropped["over a bound"])
+			require.Equal(t, c.expires, st.Expires, "one for each sender of what does not fit")
+			require.Equal(t, c.heldParcels, s.realm.heldParcels.Load())
+			require.NoError(t, s.realm.check())
+		})
+	}
+}
+
+// Not even then is a sender told twice.
+func TestWhatComesBackIsAnsweredOnceThoughNoRefusalIsRemembered(t *testing.T) {
+	s, remove := stuckOutbox(t, Options{MaxHeldBytes: 4}, 6)
+	defer s.Close()
+	s.realm.expired.Store(maxExpiredPairs)
+	remove()
+	require.EqualValues(t, maxExpiredPairs, s.realm.expired.Load())
+	s.realm.expired.Store(0)
+	st := s.Stats()
+	require.EqualValues(t, 2, st.Expires)
+	require.EqualValues(t, 6, st.Dropped["over a bound"])
+	require.NoError(t, s.realm.check())
+	require.Empty(t, s.realm.shard("dst").waiting, "nothing is left of the queue")
+}
+
+func TestTheSendersOfWhatComesBackReadExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, sender, silent := silentRig(t, Options{MaxHeldPerPair: 2, AliveTimeout: -1})
+		other := r.connect("other")
+		for i := range 3 {
+			sender.offer("silent", fmt.Sprint(i))
+		}
+		other.offer("silent", `0`)
+		synctest.Wait()
+		start := time.Now()
+		silent.conn.Close()
+		sender.wantExpire("silent")
+		require.Zero(t, time.Since(start), "at once")
+		other.wantExpire("silent")
+		require.Equal(t, DefaultExpireTimeout, time.Since(start))
+		time.Sleep(time.Minute)
+		require.Empty(t, sender.frames)
+		require.Empty(t, other.frames)
+	})
+}
