@@ -147,6 +147,7 @@ func TestWhatWaitsAtTheEndIsDropped(t *testing.T) {
 		synctest.Wait()
 		require.Zero(t, total(r.srv.Stats().Dropped))
 		done := r.closing()
+		synctest.Wait() // so that silent reads nothing of it
 		silent.skipToEnd()
 		silent.conn.Close()
 		<-done
