@@ -1,0 +1,166 @@
+package peer
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A client that ends before its OPEN has gone out reads OPEN first, so that a page knows that it
+// was connected, then why it ends. That does not wait for OnConnection.
+func TestAClientThatEndsBeforeOpenReadsOpenAndWhy(t *testing.T) {
+	const fate = 4 * time.Second // of OnConnection
+	overridden := `{"type":"OVERRIDE_CONNECTION","payload":{"msg":"Your id was taken over by another connection"}}`
+	for name, c := range map[string]struct {
+		end   func(r *rig, c *Client) *testPeer // returns the successor, if there is one
+		last  string
+		code  int
+		heirs string // which of the offer and the host's message the next connection gets
+	}{
+		"Close":        {func(_ *rig, c *Client) *testPeer { c.Close(); return nil }, "", CloseRemoved, "offer"},
+		"RemoveClient": {func(r *rig, _ *Client) *testPeer { r.srv.Realm().RemoveClient("slow"); return nil }, "", CloseRemoved, "offer"},
+		"the same token": {func(r *rig, c *Client) *testPeer { return r.dial("slow", c.Token()) },
+			"", CloseReplaced, "offer and own"},
+		"an override": {func(r *rig, _ *Client) *testPeer { return r.dial("slow", "another") },
+			overridden, CloseOverridden, "offer"},
+		"Shutdown": {func(r *rig, _ *Client) *testPeer { go r.srv.Close(); return nil }, "", 1001, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newSlowRig(t, Options{AllowOverride: OverrideAlways}, fate)
+				sender := r.connect("sender")
+				p := r.rawSilent("slow")
+				synctest.Wait()
+				client := r.srv.Realm().Client("slow")
+				sender.offer("slow", `1`)
+				synctest.Wait()
+				require.NoError(t, client.Send(Message{Type: "OWN"}))
+				start := time.Now()
+				next := c.end(r, client)
+				p.want(`{"type":"OPEN"}`)
+				if c.last != "" {
+					p.want(c.last)
+				}
+				p.wantClose(c.code)
+				require.Zero(t, time.Since(start))
+				if c.heirs == "" {
+					time.Sleep(fate)
+					return
+				}
+				if next == nil {
+					synctest.Wait()
+					require.Equal(t, 1, r.srv.Realm().Len(), "the id is free")
+					next = r.dial("slow", client.Token())
+				}
+				next.wantOpen()
+				require.Equal(t, 2*fate, time.Since(start), "its events come after those of its predecessor")
+				if c.heirs == "offer and own" {
+					next.wantOwn("OWN")
+				}
+				next.wantOffer("sender", `1`)
+				r.sendOwn("slow", "LAST")
+				next.wantOwn("LAST")
+				require.Empty(t, sender.frames)
+			})
+		})
+	}
+}
+
+// The same holds for an end inside of OnConnection.
+func TestOnConnectionMayEndItsClient(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  func(r *Realm, c *Client)
+		code int
+	}{
+		"Close":           {func(_ *Realm, c *Client) { c.Close() }, CloseRemoved},
+		"RemoveClient":    {func(r *Realm, c *Client) { r.RemoveClient(c.ID()) }, CloseRemoved},
+		"a panic":         {func(*Realm, *Client) { panic("of the host") }, 1011},
+		"Send, then stop": {func(_ *Realm, c *Client) { c.Send(Message{Type: "OWN"}); c.Close() }, CloseRemoved},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := NewServer(Options{})
+				srv.OnConnection(func(client *Client) {
+					c.end(srv.Realm(), client)
+					time.Sleep(time.Second)
+				})
+				p := serveBubbleRig(t, srv, nil).rawSilent("a")
+				p.want(`{"type":"OPEN"}`)
+				p.wantClose(c.code)
+				time.Sleep(time.Minute)
+				st := srv.Stats()
+				require.EqualValues(t, 1, st.Accepted, "it was admitted")
+				require.EqualValues(t, 1, total(st.Disconnects))
+				require.Zero(t, total(st.Refused))
+			})
+		})
+	}
+}
+
+func TestAcceptedCountsClientsThatHaveNotReadOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newSlowRig(t, Options{}, 4*time.Second)
+		p, _ := r.dialSlow("t")
+		require.EqualValues(t, 1, r.srv.Stats().Accepted)
+		require.Equal(t, 1, r.srv.Stats().Clients)
+		r.dial("slow", "another").wantRefused(TypeIDTaken, isTaken)
+		p.wantOpen()
+		require.EqualValues(t, 1, r.srv.Stats().Accepted)
+	})
+}
+
+// The time until OPEN says nothing about the client: it is neither pinged nor closed for it, and
+// a newcomer does not get its id.
+func TestTheTimeUntilOpenIsNoSilence(t *testing.T) {
+	const takes = 15 * time.Second
+	for name, timeout := range map[string]time.Duration{"OPEN at the end": -1, "OPEN meanwhile": 5 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				opts := Options{HandshakeTimeout: timeout, AliveTimeout: 4 * time.Second, ProbeAfter: time.Second}
+				r := newSlowRig(t, opts, takes)
+				p := r.rawSilent("slow")
+				pings := p.pings(false)
+				time.Sleep(takes - 1)
+				start := time.Now()
+				r.dial("slow", "another").wantRefused(TypeIDTaken, isTaken)
+				require.Zero(t, time.Since(start), "no probe is made")
+				require.Zero(t, pings())
+				time.Sleep(1 + opts.AliveTimeout/2 - 1)
+				synctest.Wait()
+				require.Zero(t, pings())
+				time.Sleep(1)
+				synctest.Wait()
+				require.Equal(t, 1, pings(), "the time begins when OnConnection has returned")
+				time.Sleep(opts.AliveTimeout/2 - 1)
+				require.NotNil(t, r.srv.Realm().Client("slow"))
+				time.Sleep(1)
+				synctest.Wait()
+				require.Nil(t, r.srv.Realm().Client("slow"))
+				p.conn.Close()
+			})
+		})
+	}
+}
+
+// When HandshakeTimeout is over, OPEN goes out while OnConnection still runs. From then on the
+// client gets messages, and is not read.
+func TestAClientThatIsOpenBeforeOnConnectionHasReturned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newSlowRig(t, Options{HandshakeTimeout: 2 * time.Second}, 5*time.Second)
+		other := r.connect("other")
+		start := time.Now()
+		p := r.dial("slow", "t")
+		p.wantOpen()
+		other.offer("slow", `1`)
+		p.wantOffer("other", `1`)
+		r.sendOwn("slow", "OWN")
+		p.wantOwn("OWN")
+		require.Equal(t, 2*time.Second, time.Since(start))
+		go p.offer("other", `2`) // a pipe takes it when it is read
+		other.wantOffer("slow", `2`)
+		require.Equal(t, 5*time.Second, time.Since(start))
+		require.NoError(t, r.srv.realm.check())
+	})
+}
