@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -173,7 +172,7 @@ func TestAProbeDoesNotBlameABusyHolder(t *testing.T) {
 				begin := time.Now().Add(time.Minute)
 				go func() {
 					time.Sleep(time.Until(begin.Add(c.from)))
-					holder.pauseReading(func() { time.Sleep(c.to - c.from) })
+					holder.pauseReading(func() { time.Sleep(c.to - c.from) }, nil)
 				}()
 				if c.end != 0 {
 					go func() {
@@ -258,35 +257,4 @@ func TestATakeoverOfABusyClientLosesNothing(t *testing.T) {
 		srv.realm.remove(heir)
 		heir.writers.Wait()
 	})
-}
-
-// When a function of the host has returned, nothing that it has caused is still under way: the
-// server may be about to say that it has shut down.
-func TestAReaderWaitsForTheRemovalOfItsClient(t *testing.T) {
-	srv := NewServer(Options{AliveTimeout: -1})
-	c := stubClient(t, srv, "a", "t")
-	require.Nil(t, srv.claim(t.Context(), c))
-	sh := srv.realm.shard("a")
-	entered, returned := make(chan bool), make(chan bool)
-	go func() {
-		defer close(returned)
-		srv.pause(c, func() {
-			c.Close()
-			close(entered)
-		})
-	}()
-	sh.mu.Lock()
-	<-entered
-	for range 1000 {
-		runtime.Gosched()
-	}
-	select {
-	case <-returned:
-		t.Error("the removal of the client is not waited for")
-	default:
-	}
-	sh.mu.Unlock()
-	<-returned
-	require.Zero(t, srv.Realm().Len())
-	c.writers.Wait()
 }

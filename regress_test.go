@@ -192,7 +192,7 @@ func TestABroadcastDuringATakeoverReachesTheMember(t *testing.T) {
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		return len(c.outbox.parcels) == 0
+		return c.stage == online && c.writer == idle && len(c.outbox.parcels) == 0
 	})
 	closeServer(t, srv)
 	readers.Wait()

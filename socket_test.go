@@ -485,7 +485,7 @@ func TestAWriteTakesWhatThereIsRoomFor(t *testing.T) {
 	_, err := io.ReadFull(w.far, got)
 	require.NoError(t, err)
 	require.True(t, string(got) == string(data[:written]))
-	require.Nil(t, w.out, "a buffer that may be used again is not held")
+	require.Nil(t, w.writing, "a buffer that may be used again is not held")
 
 	require.NoError(t, w.conn.SetWriteDeadline(past))
 	n, err := w.tryWrite(data[:1])

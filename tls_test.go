@@ -182,3 +182,32 @@ func TestAClientOverTLSIsLeftToHangUp(t *testing.T) {
 		require.NoError(t, p.conn.Close())
 	})
 }
+
+// A page may send a long offer in the moment in which the server ends its connection. Only a part
+// of the offer fits into a buffer.
+func TestALongMessageMayCrossTheEndOfItsConnection(t *testing.T) {
+	config := testCertificate()
+	for name, newRig := range map[string]func(*testing.T) *rig{
+		"over TLS":       func(t *testing.T) *rig { return newTLSBubbleRig(t, config, Options{}) },
+		"through a pipe": func(t *testing.T) *rig { return newBubbleRig(t, Options{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t)
+				p := r.rawConnect("a")
+				start := time.Now()
+				go r.srv.Realm().RemoveClient("a")
+				first, _ := p.next()
+				require.Equal(t, byte(rawFin|rawClose), first)
+				offer, _ := offerOfSize("b", 3*smallBuffer)
+				for range 3 {
+					p.text(offer)
+				}
+				p.answerClose()
+				p.wantGone()
+				require.Zero(t, time.Since(start), "the close frame was found behind the offers")
+				p.conn.Close()
+			})
+		})
+	}
+}

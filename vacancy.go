@@ -10,7 +10,8 @@ import (
 // How long a newcomer waits for the reader of a client whose end may have arrived.
 const (
 	vacancyTimeout = 250 * time.Millisecond // where the socket shows that something is unread
-	blindTimeout   = 20 * time.Millisecond  // where nobody can look into the socket, or TLS is above it
+	blindTimeout   = 20 * time.Millisecond  // where nobody can look into the socket
+	sealedTimeout  = 100 * time.Millisecond // where nothing is unread below TLS, which may have taken it and not told its reader yet
 	sweepInterval  = 100 * time.Millisecond // between two looks at all clients
 )
 
@@ -35,9 +36,11 @@ func (s *Server) hasLeft(ctx context.Context, c *Client) bool {
 			return c.Reason() != 0
 		case seen == peekedNothing && c.socket.waits() && (looks > 0 || !c.socket.sealed):
 			return c.Reason() != 0
-		case looks == 0 && (seen == peekedUnknown || seen == peekedNothing && c.socket.sealed):
-			// TLS may have taken something that its reader has not seen yet.
+		case looks == 0 && seen == peekedUnknown:
 			ctx, cancel = context.WithTimeout(ctx, blindTimeout)
+			defer cancel()
+		case looks == 0 && seen == peekedNothing && c.socket.sealed:
+			ctx, cancel = context.WithTimeout(ctx, sealedTimeout)
 			defer cancel()
 		}
 		select {
