@@ -2,7 +2,7 @@
 // context of its own: another device.
 import assert from 'node:assert/strict';
 import { after } from 'node:test';
-import { newPage, refusal, sleep, startServer, test } from './lib.mjs';
+import { newPage, sleep, startServer, test } from './lib.mjs';
 
 const passwords = { alice: 'wonderland', bob: 'builder', carol: 'singer' };
 
@@ -74,7 +74,7 @@ test('only a user with the right password comes in', async (t) => {
   await wantState(page, `Online as alice-${room}`);
 });
 
-test('a second device takes the id over, and the first does not take it back', refusal, async (t) => {
+test('a second device takes the id over, and the first does not take it back', async (t) => {
   const room = newRoom();
   const id = `alice-${room}`;
   const phone = await newDevice(t, 'alice', room);
@@ -108,7 +108,7 @@ test('a page that is reloaded is online again at once', async (t) => {
   await wantState(alice, `Online as alice-${room}`);
 });
 
-test('a page whose token is refused gets a new one', refusal, async (t) => {
+test('a page whose token is refused gets a new one', async (t) => {
   const room = newRoom();
   const alice = await newDevice(t, 'alice', room);
   await alice.evaluate(() => {
@@ -120,7 +120,7 @@ test('a page whose token is refused gets a new one', refusal, async (t) => {
   await wantState(alice, `Online as alice-${room}`);
 });
 
-test('another user cannot take the id', refusal, async (t) => {
+test('another user cannot take the id', async (t) => {
   const room = newRoom();
   const alice = await newDevice(t, 'alice', room);
   const bob = await newDevice(t, 'bob', room);

@@ -41,15 +41,6 @@ const browsers = {
   },
 };
 
-// refusal is the options of a test that shows how a client learns that it was refused.
-export const refusal = {
-  skip: {
-    // Firefox drops the last message of a stream that ends so, and the client reports
-    // `network` in place of the reason. Delete this line once the server waits.
-    firefox: "the server ends the stream before the browser's close frame",
-  },
-};
-
 const only = process.env.E2E_BROWSER;
 const names = Object.keys(browsers).filter((name) => !only || name === only);
 if (names.length === 0) throw new Error(`E2E_BROWSER is ${only}, not ${Object.keys(browsers).join(' or ')}`);

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, describe } from 'node:test';
 import {
-  newPeer, newTab, refusal, sleep, startPeerServer, startProxy, test, uniqueId,
+  newPeer, newTab, sleep, startPeerServer, startProxy, test, uniqueId,
   wantChannel, wantEcho, wantError, wantNoErrors, wantOpen,
 } from './lib.mjs';
 
@@ -32,7 +32,7 @@ async function openPersistently(tab, on, id, maxTries) {
 
 // Each of these mostly waits, so they wait at the same time.
 describe('ids', { concurrency: true }, () => {
-  test('a page that lost its network gets its id back after a reload', refusal, async (t) => {
+  test('a page that lost its network gets its id back after a reload', async (t) => {
     const proxy = await startProxy(server);
     t.after(() => proxy.stop());
     const id = uniqueId('alice');
@@ -59,7 +59,7 @@ describe('ids', { concurrency: true }, () => {
     await wantEcho(bob, alice);
   });
 
-  test('a page that is there keeps its id, however often others ask for it', refusal, async (t) => {
+  test('a page that is there keeps its id, however often others ask for it', async (t) => {
     // It sends nothing by itself, so the server has to ask it.
     const id = uniqueId('alice');
     const alice = await newPeer(t, server, { id, pingInterval: 1_000_000 });
@@ -77,7 +77,7 @@ describe('ids', { concurrency: true }, () => {
     await wantNoErrors(alice);
   });
 
-  test('two pages that both want an id for ever settle', refusal, async (t) => {
+  test('two pages that both want an id for ever settle', async (t) => {
     const id = uniqueId('alice');
     const newPage = async () => {
       const tab = await newPeer(t, overriding, { id });

@@ -15,7 +15,7 @@ import { newFolder, startTimeout, stopTimeout, verbose, wantTimeout, within } fr
 import { newPage } from './browser.mjs';
 
 export { sleep, within } from './base.mjs';
-export { byRole, newPage, refusal, test } from './browser.mjs';
+export { byRole, newPage, test } from './browser.mjs';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const root = path.dirname(here);

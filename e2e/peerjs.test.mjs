@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, describe } from 'node:test';
 import {
-  newPeer, newTab, refusal, sleep, startPeerServer, startProxy, test, uniqueId,
+  newPeer, newTab, sleep, startPeerServer, startProxy, test, uniqueId,
   wantChannel, wantEcho, wantError, wantMovingVideo, wantNoErrors, wantOpen,
 } from './lib.mjs';
 
@@ -92,7 +92,7 @@ describe('absent peers', { concurrency: true }, () => {
   });
 });
 
-test('an id that is taken is refused, and its holder stays', refusal, async (t) => {
+test('an id that is taken is refused, and its holder stays', async (t) => {
   const alice = await newOpenPeer(t, 'alice');
   const bob = await newPeer(t, server, { id: alice.id });
   await wantError(bob, 'unavailable-id', new RegExp(alice.id));
@@ -158,12 +158,12 @@ test('a server with a path and a key of its own takes those who know both', asyn
   await wantEcho(alice, bob);
 });
 
-test('a server with a key of its own refuses those who do not know it', refusal, async (t) => {
+test('a server with a key of its own refuses those who do not know it', async (t) => {
   const mallory = await newPeer(t, keyed, { ...knows, id: uniqueId('mallory'), key: 'guess' });
   await wantError(mallory, 'server-error', /Invalid key/);
 });
 
-test('a full server says so to the client', refusal, async (t) => {
+test('a full server says so to the client', async (t) => {
   const tiny = await startPeerServer('--concurrent_limit', '1');
   t.after(() => tiny.kill());
   await newOpenPeer(t, 'first', tiny);
