@@ -207,6 +207,19 @@ async function servePage() {
   };
 }
 
+// peerOptions returns the options of a PeerJS client for a server, over which others go.
+export function peerOptions(server, options) {
+  const at = new URL(server.url);
+  return {
+    host: at.hostname,
+    port: Number(at.port),
+    path: '/',
+    secure: at.protocol === 'https:',
+    config: { iceServers: [] }, // the client's default ones are on the internet
+    ...options,
+  };
+}
+
 // A Tab is one browser context with one PeerJS client. Its methods are the client's own;
 // what the client reports is read with next and the want… helpers.
 export class Tab {
@@ -218,17 +231,7 @@ export class Tab {
 
   // newPeer makes a PeerJS client, in place of an earlier one. The options are the
   // client's own, and id; what they leave out points at the server.
-  newPeer(server, options) {
-    const at = new URL(server.url);
-    const defaults = {
-      host: at.hostname,
-      port: Number(at.port),
-      path: '/',
-      secure: at.protocol === 'https:',
-      config: { iceServers: [] }, // the client's default ones are on the internet
-    };
-    return this.run('newPeer', [{ ...defaults, ...options }]);
-  }
+  newPeer = (server, options) => this.run('newPeer', [peerOptions(server, options)]);
 
   connect = (id, options = {}) => this.run('connect', [id, options]);
   send = (id, data) => this.run('send', [id, data]);
