@@ -6,12 +6,6 @@ import (
 	"time"
 )
 
-// Times that a peer on the other side of a socket cannot stretch.
-const (
-	farewellTimeout = 250 * time.Millisecond // to write the last frames to a client that ends
-	lingerTimeout   = time.Second            // for a client to answer the close frame
-)
-
 // end ends the connection for a reason, unless it has ended already. It does not
 // wait: the reader wakes up and cleans up. cause may be nil. The last message
 // that the client is to get before the close frame may be nil too.

@@ -376,12 +376,12 @@ func TestNobodyIsConnectedAfterShutdown(t *testing.T) {
 	}
 }
 
-// ownGoroutines returns the functions of this package that goroutines run in.
+// ownGoroutines returns the functions of this package that have started goroutines.
 func ownGoroutines() []string {
 	buf := make([]byte, 1<<20)
 	var own []string
 	for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		if i := strings.Index(g, "created by github.com/gopeerjs/peer.("); i >= 0 && !strings.Contains(g, "_test.go") {
+		if i := strings.Index(g, "created by github.com/gopeerjs/peer."); i >= 0 && !strings.Contains(g, "_test.go") {
 			own = append(own, strings.Fields(g[i:])[2])
 		}
 	}
@@ -401,11 +401,13 @@ func TestAnIdleClientCostsOneGoroutine(t *testing.T) {
 		require.Len(t, ownGoroutines(), 2)
 		time.Sleep(6 * time.Second)
 		a.wantExpire("absent")
+		gone := srv.Realm().Client("a")
 		a.drop()
 		b.close()
 		synctest.Wait()
 		require.Empty(t, ownGoroutines())
 		require.Zero(t, srv.Realm().Len())
+		require.False(t, gone.alive.Stop(), "its timer has been stopped before")
 	})
-	// The bubble ends only when every timer and goroutine made in it has.
+	// The bubble ends only when every goroutine made in it has.
 }

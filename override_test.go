@@ -232,6 +232,17 @@ func TestAChainOfOverrides(t *testing.T) {
 	one.wantOverridden()
 }
 
+func TestOnlySoManyTokensAreKeptOutOfAnID(t *testing.T) {
+	c := stubClient(t, NewServer(Options{}), "a", "its own")
+	for i := range maxBlocked + 1 {
+		c.block(hashOf(fmt.Sprint(i)))
+	}
+	require.False(t, c.blocks("0"), "the oldest may come back")
+	for i := range maxBlocked {
+		require.True(t, c.blocks(fmt.Sprint(i+1)))
+	}
+}
+
 func TestOverridesOfOneIDLeaveOthersAlone(t *testing.T) {
 	r := newRig(t, Options{AllowOverride: OverrideAlways})
 	r.dial("a", "one").wantOpen()

@@ -70,7 +70,7 @@ func oneSpaced(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 func TestLinksToFilesLeadSomewhere(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)]+)\)`)
-	for _, name := range []string{"README.md", "CHANGELOG.md", "SECURITY.md", "examples/README.md"} {
+	for _, name := range []string{"README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "docs/architecture.md", "examples/README.md"} {
 		for _, found := range link.FindAllStringSubmatch(readText(t, name), -1) {
 			if strings.Contains(found[1], "://") {
 				continue

@@ -10,10 +10,11 @@ import (
 	"sync/atomic"
 )
 
-// Locks are taken in this order; only the first two may be held together with one after them:
+// Locks are taken in this order. While one is held, only those behind it in its line are taken:
 //
 //	shard.mu → rooms.mu → Client.mu
 //	shard.mu → Realm.addrMu
+//	sweeps.mu → work.mu
 //
 // A goroutine holds the lock of one shard and of one client at most. Under a lock there is no call on a connection, no
 // log line and no function of the host: what is to be done afterwards is collected as a todo.

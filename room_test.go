@@ -175,6 +175,18 @@ func TestRoomsAreBounded(t *testing.T) {
 	}
 }
 
+func TestAClientIsInSoManyRooms(t *testing.T) {
+	r := newRig(t, Options{MaxRoomsPerClient: 2})
+	r.connect("a")
+	realm := r.srv.Realm()
+	a := realm.Client("a")
+	require.NoError(t, realm.Join("1", a))
+	require.NoError(t, realm.Join("2", a))
+	require.ErrorIs(t, realm.Join("3", a), ErrTooManyRooms)
+	require.True(t, realm.Leave("1", a))
+	require.NoError(t, realm.Join("3", a))
+}
+
 func TestRoomsStayInOrderWhileIDsChangeHands(t *testing.T) {
 	r := newRig(t, Options{AllowJoin: anyRoom, AllowOverride: OverrideAlways})
 	watcher := r.connect("watcher")

@@ -45,6 +45,12 @@ type socket struct {
 	watcher  atomic.Pointer[chan struct{}]
 }
 
+// Times that a peer on the other side of a socket cannot stretch.
+const (
+	farewellTimeout = 250 * time.Millisecond // to write the last frames to a client that ends
+	lingerTimeout   = time.Second            // for a client to answer the close frame
+)
+
 // past is a deadline that has passed.
 var past = time.Unix(1, 0)
 
@@ -179,11 +185,6 @@ func (s *socket) writeReady(fd uintptr) bool {
 // wouldBlock reports whether err says that there is nothing to do now. It compares exactly:
 // [syscall.Errno.Temporary] is true for ETIMEDOUT too, which must end the connection.
 func wouldBlock(err error) bool { return err == syscall.EAGAIN || err == syscall.EWOULDBLOCK }
-
-// sysCall calls f, which takes an int or a handle, depending on the system.
-func sysCall[H ~int | ~uintptr](f func(H, []byte) (int, error), fd uintptr, p []byte) (int, error) {
-	return f(H(fd), p)
-}
 
 // maxEarly bounds what a client may send before it is answered.
 const maxEarly = 64 << 10

@@ -13,3 +13,8 @@ func min1(n int, err error) (int, error) { return max(n, 0), err }
 
 // wakeMonitor does nothing: the runtime is told of all calls.
 func wakeMonitor() {}
+
+// sysCall calls f, which takes an int or a handle, depending on the system.
+func sysCall[H ~int | ~uintptr](f func(H, []byte) (int, error), fd uintptr, p []byte) (int, error) {
+	return f(H(fd), p)
+}

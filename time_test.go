@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bubble runs f in a synctest bubble: time is fake, and every goroutine and timer
-// made in it must have ended when f returns.
+// bubble runs f in a synctest bubble: time is fake, and every goroutine made in it
+// must end when f has returned. Timers are not looked for.
 func bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, f)
