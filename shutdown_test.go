@@ -196,7 +196,7 @@ func TestAClientThatNeverHangsUpIsLeft(t *testing.T) {
 						done := r.closing()
 						<-done
 						require.LessOrEqual(t, time.Since(start), longest)
-						require.Empty(t, ownGoroutines())
+						wantNoGoroutines(t)
 						p.conn.Close()
 					})
 				})

@@ -147,24 +147,6 @@ func TestNothingFollowsAFailedWriteToAPlainSocket(t *testing.T) {
 	}
 }
 
-// A client that has ended is not given the moment: its reader is to wake up.
-func TestTheReaderOfAClientThatHasEndedGetsNoMoment(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		srv, c := claimed(t, Options{})
-		c.end(ReasonRemoved, nil, nil)
-		time.Sleep(time.Minute) // its writer is done
-		near, far := net.Pipe()
-		defer far.Close()
-		c.socket.conn = near
-		start := time.Now()
-		c.hurry()
-		_, err := near.Read(make([]byte, 1))
-		require.Error(t, err)
-		require.Zero(t, time.Since(start))
-		srv.realm.remove(c)
-	})
-}
-
 // Over TLS, and through a wrapper of the host's, nobody knows how much of a write that failed has
 // been written. So no more than one message is at stake.
 func TestOneMessageIsWrittenAtATimeIfItsFateIsUnknown(t *testing.T) {
