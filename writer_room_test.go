@@ -1,0 +1,225 @@
+package peer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// quietClient is a client that is connected, with a plain socket or a pipe, and a writer that
+// never comes.
+func quietClient(t *testing.T, kind string, opts Options) (s *Server, c *Client) {
+	opts.AliveTimeout = -1
+	s = NewServer(opts)
+	near, far := wireKinds[kind](t)
+	c = benchClient(s, near, "a", "t")
+	silence(s, c)
+	t.Cleanup(func() {
+		near.Close()
+		far.Close()
+	})
+	return s, c
+}
+
+func TestAWriteThatWaitedIsJudgedByItsResult(t *testing.T) {
+	late := os.ErrDeadlineExceeded
+	for name, c := range map[string]struct {
+		kind   string
+		n      int // bytes written
+		err    error
+		ended  bool // before the result came
+		gone   bool
+		reason DisconnectReason
+		writer writerState
+	}{
+		"all of it":                      {"plain", 3, nil, false, false, 0, busy},
+		"late":                           {"plain", 0, late, false, false, ReasonSlowConsumer, busy},
+		"late, but it takes what it can": {"plain", 1, late, false, false, 0, busy},
+		"late, and unknown how much":     {"pipe", 1, late, false, false, ReasonSlowConsumer, busy},
+		"broken":                         {"plain", 0, errFrail, false, true, 0, broken},
+		"broken in the middle":           {"plain", 1, errFrail, false, true, 0, broken},
+		"a pipe breaks":                  {"pipe", 0, errFrail, false, true, 0, broken},
+		"interrupted by the end":         {"plain", 1, late, true, false, ReasonRemoved, busy},
+		"broken, and ended before":       {"plain", 0, errFrail, true, false, ReasonRemoved, busy},
+		"all of it, and ended meanwhile": {"pipe", 3, nil, true, false, ReasonRemoved, busy},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, cl := quietClient(t, c.kind, Options{})
+			cl.outbox.push(parcelsOf("abc")[0])
+			cl.outbox.first()
+			if c.ended {
+				require.True(t, cl.end(ReasonRemoved, nil, nil))
+			}
+			_, gone := cl.wroteSlowly(c.n, c.err)
+			require.Equal(t, c.gone, gone)
+			require.Equal(t, c.reason, cl.Reason())
+			require.Equal(t, c.writer, cl.writer)
+			require.Zero(t, cl.outbox.inflight)
+			require.EqualValues(t, c.n, cl.traffic.bytesOut.Load())
+		})
+	}
+}
+
+func TestAWriterIsNeededUntilNothingIsLeft(t *testing.T) {
+	for name, c := range map[string]struct {
+		waiting int // messages of three bytes
+		n       int // bytes written of the first
+		err     error
+		ended   bool
+		more    bool
+		writer  writerState
+	}{
+		"all of it":                {1, 3, nil, false, false, idle},
+		"a part":                   {1, 2, nil, false, true, busy},
+		"nothing":                  {1, 0, nil, false, true, busy},
+		"one of two":               {2, 3, nil, false, true, busy},
+		"broken":                   {2, 0, errFrail, false, false, broken},
+		"all, and ended meanwhile": {1, 3, nil, true, true, busy}, // the last frames are still to be written
+		"broken, and ended":        {1, 0, errFrail, true, true, busy},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, cl := quietClient(t, "plain", Options{})
+			for range c.waiting {
+				cl.outbox.push(parcelsOf("abc")[0])
+			}
+			cl.outbox.first()
+			if c.ended {
+				require.True(t, cl.end(ReasonRemoved, nil, nil))
+			}
+			require.Equal(t, c.more, cl.wrote(c.n, c.err))
+			require.Equal(t, c.writer, cl.writer)
+		})
+	}
+}
+
+// sizedParcel returns a parcel of so many bytes.
+func sizedParcel(n int, src string, keep retention) parcel {
+	return parcel{frame: make([]byte, n), src: src, keep: keep}
+}
+
+// While a newcomer that has evicted a client is on its way, it inherits what comes for the id, in
+// order and within the bounds.
+func TestWhatComesForAnEvictedClientIsForTheNewcomer(t *testing.T) {
+	t.Run("by retention", func(t *testing.T) {
+		for keep, want := range map[retention]map[DisconnectReason]bool{
+			keepForSamePeer:  {ReasonReplaced: true, ReasonOverridden: false, ReasonUnresponsive: false},
+			keepForSuccessor: {ReasonReplaced: true, ReasonOverridden: true, ReasonUnresponsive: true},
+			keepUntilExpiry:  {ReasonReplaced: true, ReasonOverridden: true, ReasonUnresponsive: true},
+		} {
+			for why, accepted := range want {
+				_, c := quietClient(t, "pipe", Options{})
+				require.True(t, c.evict(new(Client), why, nil))
+				_, err := c.enqueue(sizedParcel(1, "src", keep))
+				require.Equal(t, accepted, err == nil, "%v, %v", keep, why)
+				_, err = c.enqueue(sizedParcel(1, "src", keepUntilExpiry))
+				require.NoError(t, err, "what is not meant for the newcomer leaves no gap")
+			}
+		}
+	})
+	t.Run("in order", func(t *testing.T) {
+		_, c := quietClient(t, "pipe", Options{MaxOutboxBytes: 20})
+		require.True(t, c.evict(new(Client), ReasonReplaced, nil))
+		for _, step := range []struct {
+			n  int
+			ok bool
+		}{{10, true}, {11, false}, {1, false}, {10, false}} { // the last two would have had room
+			_, err := c.enqueue(sizedParcel(step.n, "src", keepUntilExpiry))
+			require.Equal(t, step.ok, err == nil, "%d bytes", step.n)
+		}
+	})
+	t.Run("within the bound", func(t *testing.T) {
+		_, c := quietClient(t, "pipe", Options{MaxOutboxMessages: 2})
+		require.True(t, c.evict(new(Client), ReasonReplaced, nil))
+		for i := range 4 {
+			_, err := c.enqueue(sizedParcel(1, "src", keepUntilExpiry))
+			require.Equal(t, i < 2, err == nil)
+		}
+		require.Equal(t, ReasonReplaced, c.Reason())
+	})
+	t.Run("in buffers of its own", func(t *testing.T) {
+		_, c := quietClient(t, "pipe", Options{})
+		require.True(t, c.evict(new(Client), ReasonReplaced, nil))
+		frame, buf := frameBuffer(pooledFrame / 2)
+		_, err := c.enqueue(parcel{frame: frame, buf: buf, src: "src", keep: keepUntilExpiry})
+		require.NoError(t, err)
+		require.Nil(t, c.outbox.parcels[0].buf)
+	})
+	t.Run("until it has the id", func(t *testing.T) {
+		_, c := quietClient(t, "pipe", Options{})
+		next := new(Client)
+		require.True(t, c.evict(next, ReasonReplaced, nil))
+		_, err := c.enqueue(sizedParcel(1, "src", keepUntilExpiry))
+		require.NoError(t, err)
+		kept, _ := c.takeUnwritten(next, keepForSamePeer)
+		require.Len(t, kept, 1)
+		_, err = c.enqueue(sizedParcel(1, "src", keepUntilExpiry))
+		require.ErrorIs(t, err, ErrNotConnected)
+		require.Empty(t, c.outbox.parcels, "nobody would take it out any more")
+		kept, dropped := c.takeUnwritten(next, keepNone)
+		require.Empty(t, kept)
+		require.Zero(t, dropped)
+	})
+	t.Run("if there is one", func(t *testing.T) {
+		_, c := quietClient(t, "pipe", Options{})
+		c.Close()
+		_, err := c.enqueue(sizedParcel(1, "src", keepUntilExpiry))
+		require.ErrorIs(t, err, ErrNotConnected)
+		require.Empty(t, c.outbox.parcels)
+	})
+}
+
+// Before OPEN a client cannot be too slow: what has no room is refused, or waits outside.
+func TestWhatComesBeforeOpenIsBounded(t *testing.T) {
+	newcomer := func(opts Options) (*Server, *Client) {
+		s, c := quietClient(t, "pipe", opts)
+		c.writer = waiting
+		c.outbox.fill(parcel{frame: openFrame}, nil, nil, -1, -1)
+		return s, c
+	}
+	_, c := newcomer(Options{MaxOutboxMessages: 2})
+	for i := range 4 { // of the server's own
+		_, err := c.enqueue(sizedParcel(1, "", keepForSamePeer))
+		require.Equal(t, i < 2, err == nil)
+		require.Equal(t, i >= 2, errors.Is(err, ErrSlowConsumer))
+	}
+	require.Len(t, c.outbox.parcels, 3)
+	require.Zero(t, c.Reason())
+
+	_, c = newcomer(Options{MaxOutboxBytes: 20})
+	for _, step := range []struct {
+		n    int
+		src  string
+		want error
+	}{
+		{10, "src", nil}, {11, "src", errNoRoom}, {1, "src", errNoRoom}, {10, "other", errNoRoom}, // what comes later overtakes nothing
+		{9, "", nil}, {2, "", ErrSlowConsumer}, {1, "", nil},
+	} {
+		_, err := c.enqueue(sizedParcel(step.n, step.src, keepUntilExpiry))
+		require.Equal(t, step.want, err, "%+v", step)
+	}
+	require.Zero(t, c.Reason())
+}
+
+// What had no room before OPEN is held, and comes behind what had. Then the bounds are those of
+// any client.
+func TestWhatHadNoRoomBeforeOpenComesInOrder(t *testing.T) {
+	s, c := quietClient(t, "pipe", Options{MaxOutboxMessages: 2})
+	c.writer = waiting
+	for i, want := range []outcome{delivered, delivered, held, held} {
+		out, _ := s.realm.route("a", parcel{frame: fmt.Append(nil, i), src: "src", deadline: time.Now().Add(time.Hour), keep: keepUntilExpiry})
+		require.Equal(t, want, out)
+	}
+	require.Equal(t, 1, len(s.realm.shard("a").waiting))
+	c.open(s.realm.shard("a").takeLocked(s.realm, "a"))
+	wantOutbox(t, &c.outbox, "0", "1", "2", "3")
+	require.Equal(t, tally{parcels: 2, bytes: 2}, c.outbox.given)
+	require.True(t, c.evict(new(Client), ReasonReplaced, nil))
+	c.outbox.wrote(0)
+	_, _ = c.outbox.take(keepNone)
+	_, err := c.enqueue(sizedParcel(1, "src", keepUntilExpiry))
+	require.NoError(t, err, "nothing is in front of it any more")
+}
