@@ -136,6 +136,7 @@ func TestOpenWaitsForOnDisconnectOfThePredecessor(t *testing.T) {
 					srv := NewServer(Options{HandshakeTimeout: c.timeout, AliveTimeout: 18 * time.Second})
 					r := serveBubbleRig(t, srv, nil)
 					r.dial("a", "t").wantOpen()
+					synctest.Wait() // a function that is registered before would be called for this client
 					start := time.Now()
 					told := make(chan time.Duration, 1)
 					srv.OnDisconnect(func(*Client, DisconnectReason) { time.Sleep(c.disconnect) })
