@@ -312,12 +312,12 @@ func TestAPartOfAFrameIsKeptInLittleMemory(t *testing.T) {
 					}
 					w := newWire(t, kind, nil).read()
 					w.push(frame[:cut])
+					if kind == "plain" { // it is read in its own time
+						waitFor(t, func() bool { return w.waits() && w.partials.used.Load() >= int64(max(0, cut-smallBuffer)) })
+					}
 					used := w.partials.used.Load()
 					require.LessOrEqual(t, used, int64(max(0, max(smallBuffer, 2*cut)-smallBuffer)), "%d of %d", cut, len(frame))
 					require.GreaterOrEqual(t, used, int64(cut-smallBuffer-2*smallBuffer), "%d of %d", cut, len(frame))
-					if kind == "plain" {
-						waitFor(t, func() bool { return w.waits() && w.partials.used.Load() >= int64(max(0, cut-smallBuffer)) })
-					}
 					w.write(frame[cut:])
 					w.want(opText, textOf(n))
 					w.wantIdle()
