@@ -66,6 +66,9 @@ func (c *Client) endLocked(why DisconnectReason, cause error, last *Message) tod
 	if code, text := why.closeCode(); code != 0 && c.farewell == nil {
 		c.farewell = closeFrame(code, text)
 	}
+	if why == ReasonClientClosed { // pings that came before its close frame are answered (RFC 6455, section 5.5.2)
+		c.farewell = append(c.outbox.pongs(), c.farewell...)
+	}
 	if last != nil {
 		b, _ := last.encode() // the server's own payload is JSON
 		c.farewell = append(textFrame(b), c.farewell...)

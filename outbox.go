@@ -112,6 +112,16 @@ func (o *outbox) join(b []byte) []byte {
 	return b
 }
 
+// pongs returns the pongs that no write is under way for.
+func (o *outbox) pongs() (frames []byte) {
+	for _, p := range o.parcels[o.inflight:] {
+		if p.frame[0] == finBit|opPong {
+			frames = append(frames, p.frame...)
+		}
+	}
+	return frames
+}
+
 // wrote notes that the write is over and that n bytes of it were written.
 func (o *outbox) wrote(n int) {
 	n += o.offset

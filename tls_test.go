@@ -3,8 +3,12 @@ package peer
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"io"
 	"net"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -210,4 +214,56 @@ func TestALongMessageMayCrossTheEndOfItsConnection(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A client may close right after a ping, and still gets its pong (RFC 6455, section 5.5.2).
+func TestAPingBeforeTheCloseFrameIsAnswered(t *testing.T) {
+	config := testCertificate()
+	for _, pings := range []int{1, 2, 10} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newTLSBubbleRig(t, config, Options{})
+			for range 10 {
+				p := r.rawConnect("a")
+				var frames []byte
+				for i := range pings {
+					frames = append(frames, rawFrame(rawFin|rawPing, fmt.Sprint(i))...)
+				}
+				p.write(slices.Concat(frames, rawCloseFrame(3333, "")))
+				for i := range pings {
+					first, payload := p.next()
+					require.Equal(t, byte(rawFin|rawPong), first)
+					require.Equal(t, fmt.Sprint(i), string(payload))
+				}
+				first, payload := p.next()
+				require.Equal(t, byte(rawFin|rawClose), first)
+				require.EqualValues(t, 3333, binary.BigEndian.Uint16(payload))
+				p.wantEOF(0)
+				synctest.Wait()
+			}
+		})
+	}
+}
+
+// A pong that is being written when the close frame comes is finished, and not written again.
+func TestAPongUnderWayOverTLSIsFinished(t *testing.T) {
+	config := testCertificate()
+	synctest.Test(t, func(t *testing.T) {
+		r := newTLSBubbleRig(t, config, Options{})
+		p := r.rawConnect("a")
+		for _, payload := range []string{"0", "1"} {
+			p.write(rawFrame(rawFin|rawPing, payload))
+			synctest.Wait()
+		}
+		p.write(rawCloseFrame(1000, ""))
+		synctest.Wait()
+		for _, want := range []string{"0", "1"} {
+			first, payload := p.next()
+			require.Equal(t, byte(rawFin|rawPong), first)
+			require.Equal(t, want, string(payload))
+		}
+		first, _ := p.next()
+		require.Equal(t, byte(rawFin|rawClose), first)
+		_, _, err := p.read()
+		require.Equal(t, io.EOF, err)
+	})
 }
