@@ -254,7 +254,7 @@ func (s *socket) awaitClose() {
 		op, rest := s.head.op, s.head.size+s.head.n
 		s.head = header{}
 		for rest > 0 {
-			if s.await(1) != nil {
+			if s.await(min(rest, 2)) != nil { // for one byte, readConn would read one byte
 				return
 			}
 			n := min(rest, len(s.unread))
