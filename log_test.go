@@ -242,3 +242,26 @@ func (h goexitAt) Handle(_ context.Context, r slog.Record) error {
 	}
 	return nil
 }
+
+// Whether a line would be kept is asked of the handler too, where nothing else needs the error.
+func TestALogThatPanicsWhenItIsAsked(t *testing.T) {
+	srv := NewServer(Options{Logger: slog.New(badHandler{fail: func() { panic("of the log") }})})
+	r := serveRig(t, srv, nil)
+	a := r.connect("a")
+	a.send(`no message`)
+	a.offer("a", `1`)
+	a.wantOffer("a", `1`)
+}
+
+// The line about a panic in OnError may end its goroutine too: the other functions learn of it.
+func TestOnErrorIsToldWhateverBecomesOfTheLog(t *testing.T) {
+	srv := NewServer(Options{Logger: slog.New(goexitAt{message: "peer: error in OnError"})})
+	srv.OnError(func(*Client, error) { panic("of the host") })
+	rec := watch(srv)
+	r := serveRig(t, srv, nil)
+	r.connect("a").send(`no message`)
+	rec.about(t, "a", "+a", "-a internal error")
+	require.Contains(t, rec.all(), "! "+panicText+": of the host")
+	closeServer(t, srv)
+	wantNoGoroutines(t)
+}
