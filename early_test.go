@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bufio"
+	"io"
 	"net"
 	"net/http"
 	"testing"
@@ -47,4 +48,32 @@ func TestWhatCameWithTheRequestIsKeptApart(t *testing.T) {
 		p.want(`{"type":"OPEN"}`)
 		receiver.wantOffer("early", `1`)
 	})
+}
+
+// A hesitator returns nothing and no error now and then, as an io.Reader may.
+type hesitator struct {
+	net.Conn
+	reads  int
+	always bool
+}
+
+func (h *hesitator) Read(p []byte) (int, error) {
+	if h.reads++; h.always || h.reads%2 == 1 {
+		return 0, nil
+	}
+	return h.Conn.Read(p)
+}
+
+func TestAReadThatReturnsNothingIsNotTheEnd(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	s := newSocket(&hesitator{Conn: near}, nil, &budget{limit: -1})
+	go far.Write(append(rawTextFrame("one"), rawTextFrame("two")...))
+	for _, want := range []string{"one", "two"} {
+		_, payload, err := s.next(-1)
+		require.NoError(t, err)
+		require.Equal(t, want, string(payload))
+	}
+	_, _, err := newSocket(&hesitator{Conn: near, always: true}, nil, &budget{limit: -1}).next(-1)
+	require.ErrorIs(t, err, io.ErrNoProgress, "a connection that never returns anything is given up")
 }

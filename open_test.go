@@ -207,6 +207,28 @@ func TestWhatIsSentBeforeOpenComesBehindItInOrder(t *testing.T) {
 	})
 }
 
+// A client that has no room for the list of members does not become one without being told.
+func TestAJoinThatHasNoRoomBeforeOpenIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newSlowRig(t, Options{MaxOutboxMessages: 1}, 2*time.Second)
+		realm := r.srv.Realm()
+		member := r.connect("member")
+		require.NoError(t, realm.Join("x", realm.Client("member")))
+		member.wantMembers("x", "member")
+		p, c := r.dialSlow("t")
+		require.NoError(t, c.Send(Message{Type: "A"}))
+		require.ErrorIs(t, realm.Join("x", c), ErrSlowConsumer)
+		require.ErrorIs(t, realm.Join("y", c), ErrSlowConsumer)
+		require.Equal(t, []string{"x"}, realm.Rooms())
+		require.Len(t, realm.Members("x"), 1)
+		p.wantOpen()
+		p.wantOwn("A")
+		require.NoError(t, realm.Join("x", c))
+		p.wantMembers("x", "member", "slow")
+		member.want(`{"type":"ROOM-JOINED","payload":{"room":"x","id":"slow"}}`) // and nothing before
+	})
+}
+
 // A client cannot be too slow before it may read.
 func TestAnOutboxThatOverflowsBeforeOpenClosesNobody(t *testing.T) {
 	size := len(textFrame([]byte(`{"type":"OFFER","src":"sender","dst":"slow","payload":0}`)))

@@ -314,7 +314,7 @@ func (s *socket) readConn() error {
 	if len(s.unread) == 0 {
 		s.own = nil
 		s.park()
-		n, err := s.conn.Read(s.one[:])
+		n, err := s.readSome(s.one[:])
 		if n > 0 {
 			s.room(&smallBuffers)[0] = s.one[0]
 			s.extend(1)
@@ -322,7 +322,18 @@ func (s *socket) readConn() error {
 		return err
 	}
 	s.noteWaiting()
-	n, err := s.conn.Read(s.room(&smallBuffers))
+	n, err := s.readSome(s.room(&smallBuffers))
 	s.extend(n)
 	return err
+}
+
+// readSome reads at least one byte. A wrapper of the host's may return nothing and no error, which
+// is not the end of the stream (see [io.Reader]); one that does nothing else is given up.
+func (s *socket) readSome(p []byte) (n int, err error) {
+	for range 100 {
+		if n, err = s.conn.Read(p); n > 0 || err != nil {
+			return n, err
+		}
+	}
+	return 0, io.ErrNoProgress
 }

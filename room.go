@@ -74,8 +74,9 @@ func roomParcel(t MessageType, p roomPayload) parcel {
 // Join makes a client a member of a room, tells it who the members are, and
 // tells them about it. A client leaves all its rooms when it ends; one that comes
 // back by its own token ([ReasonReplaced]) stays in them without anybody being
-// told. Join returns [ErrRoomFull], [ErrTooManyRooms], [ErrRoomName], or
-// [ErrNotConnected] if the client has ended.
+// told. Join returns [ErrRoomFull], [ErrTooManyRooms], [ErrRoomName],
+// [ErrNotConnected] if the client has ended, or [ErrSlowConsumer] if the client has no
+// room for the list of members (which ends it, unless it still waits for OPEN).
 func (r *Realm) Join(room string, c *Client) error {
 	if !validID(room) {
 		return ErrRoomName
@@ -87,15 +88,24 @@ func (r *Realm) Join(room string, c *Client) error {
 	if !c.connected() {
 		return ErrNotConnected
 	}
-	if _, ok := r.rooms.members[room][c]; !ok {
+	_, isMember := r.rooms.members[room][c]
+	if !isMember {
 		if err := r.rooms.fitsLocked(room, c, r.opts); err != nil {
 			return err
 		}
-		ds = r.rooms.tellLocked(room, roomParcel(TypeRoomJoined, roomPayload{Room: room, ID: c.id}))
-		r.rooms.addLocked(room, c)
 	}
-	t, _ := c.enqueue(roomParcel(TypeRoomMembers, roomPayload{Room: room, Members: r.rooms.idsLocked(room)}))
+	ids := r.rooms.idsLocked(room)
+	if !isMember {
+		at, _ := slices.BinarySearch(ids, c.id)
+		ids = slices.Insert(ids, at, c.id)
+	}
+	t, err := c.enqueue(roomParcel(TypeRoomMembers, roomPayload{Room: room, Members: ids}))
 	ds = append(ds, delivery{c, t})
+	if err != nil || isMember {
+		return err
+	}
+	ds = append(ds, r.rooms.tellLocked(room, roomParcel(TypeRoomJoined, roomPayload{Room: room, ID: c.id}))...)
+	r.rooms.addLocked(room, c)
 	return nil
 }
 
