@@ -21,10 +21,10 @@ import (
 //   - the handshake, before there is a reader: watch, admit, open, and evict of another client;
 //   - any goroutine: the exported methods, enqueue, end.
 
-// A Client is one connection of a peer: made by the handshake, gone with its
-// socket. A peer that reconnects is a new Client with the same id. Its methods
-// may be called concurrently, also after it has ended and from inside events;
-// none of them blocks.
+// A Client is one connection of a peer. It lives from the handshake to the end of its
+// socket; when the peer reconnects, there is a new Client with the same id. The methods
+// may be called concurrently, also from inside events and after the connection has ended.
+// None of them blocks.
 type Client struct {
 	// Set by the handshake, and fixed when the client is admitted.
 	id            string
@@ -89,19 +89,19 @@ func newClient(s *socket, p params, remote string, limitAddr netip.Addr, opts *O
 	return c
 }
 
-// ID returns the id that the peer is known by.
+// ID returns the id of the peer.
 func (c *Client) ID() string { return c.id }
 
-// Token returns the token that the client sent; a PeerJS client makes a random one
-// for itself unless it is given one. It is what proves that a new connection for
-// the same id is the same peer, so it should be kept as secret as a password.
+// Token returns the token that the client sent. A PeerJS client makes a random one if the
+// page gives it none. A new connection with the same id and the same token is taken for
+// the same peer, so keep tokens as secret as passwords.
 func (c *Client) Token() string { return c.token }
 
 // User returns what [Options.Authenticate] returned for this connection.
 func (c *Client) User() any { return c.user }
 
-// RemoteAddr returns the address of the client: "host:port" of its connection,
-// or the host alone where [Options.TrustedProxies] had to be asked for it.
+// RemoteAddr returns the address of the client: "host:port" of its connection, or only the
+// host if the address comes from a trusted proxy ([Options.TrustedProxies]).
 func (c *Client) RemoteAddr() string { return c.remote }
 
 // ConnectedSince returns when this connection was opened.
@@ -117,8 +117,7 @@ func (c *Client) Reason() DisconnectReason {
 	return c.reason
 }
 
-// Successor returns the connection that took the id over from this one, or nil
-// if none did.
+// Successor returns the connection that took the id over from this one, or nil.
 func (c *Client) Successor() *Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -139,12 +138,12 @@ func (c *Client) Context() context.Context {
 	return c.ctx
 }
 
-// Send sends the client a message of the application's own. A nil error means
-// that the message waits to be written, in order; if the same peer, by its token,
-// takes the connection over before that, the successor gets it. It returns
-// [ErrNotConnected] if the connection has ended, [ErrSlowConsumer] if the client
-// has too much waiting (which ends it), and an error that wraps [ErrBadMessage]
-// if the payload is not JSON.
+// Send sends the client a message of the application. A nil error means that the message
+// waits to be written, in order. If the peer connects again with its token before that, the
+// new connection gets the message. Send returns [ErrNotConnected] if the connection has
+// ended, [ErrSlowConsumer] if the outbox is full (which ends the connection, unless OPEN
+// has not been written yet), and an error that wraps [ErrBadMessage] if the payload is not
+// JSON.
 func (c *Client) Send(m Message) error {
 	b, err := m.encode()
 	if err != nil {
@@ -153,9 +152,9 @@ func (c *Client) Send(m Message) error {
 	return c.post(ownParcel(b, keepForSamePeer))
 }
 
-// Close ends the connection with [ReasonRemoved]. What has not been written yet
-// is not written any more; offers and what belongs to them wait for the id
-// instead. It does not wait: OnDisconnect runs afterwards.
+// Close ends the connection with [ReasonRemoved]. Messages that have not been written yet
+// are not written; offers, answers and candidates among them are held for the id. Close
+// does not wait: OnDisconnect runs afterwards.
 func (c *Client) Close() { c.end(ReasonRemoved, nil, nil) }
 
 // maxBlocked bounds how many tokens a connection remembers to keep out.

@@ -9,34 +9,35 @@ import (
 
 // Errors that callers can test with [errors.Is].
 var (
-	// ErrNotConnected is returned by sends to an id or connection that is gone. It
-	// is wrapped by the error that OnError gets for a client's message of one of
-	// [Options.RelayTypes] to an id that is not connected.
+	// ErrNotConnected is returned by a send to an id that is not connected, or to a
+	// connection that has ended. OnError gets an error that wraps it for a client's
+	// message of one of [Options.RelayTypes] to an id that is not connected.
 	ErrNotConnected = errors.New("peer: not connected")
 
-	// ErrSlowConsumer is returned by a send that overflowed the client's outbox.
-	// The client is closed with [ReasonSlowConsumer], unless it has not read OPEN
-	// yet: then only the message is refused.
+	// ErrSlowConsumer is returned by a send that does not fit the client's outbox. The
+	// server then closes the client with [ReasonSlowConsumer], unless OPEN has not been
+	// written yet: then only the message is dropped.
 	ErrSlowConsumer = errors.New("peer: slow consumer")
 
-	// ErrInEvent is returned by Shutdown and Close when they are called from
-	// inside an event or a decision. The server is closing then, but they cannot
-	// wait for its end: they would wait for themselves.
+	// ErrInEvent is returned by Shutdown and Close if a function of the host calls them
+	// while the server waits for it: in an event, or in a function of [Options]. The
+	// server closes nevertheless, but the call cannot wait for the end: it would wait
+	// for itself.
 	ErrInEvent = errors.New("peer: closing, but called from inside an event that cannot be waited for")
 
-	// ErrPanic is wrapped by the error that OnError gets when a function of the
-	// host has panicked, or has ended its goroutine ([runtime.Goexit], which
-	// [testing.T.FailNow] calls).
+	// ErrPanic is wrapped by the error that OnError gets if a function of the host
+	// panics, or ends its goroutine by [runtime.Goexit], which [testing.T.FailNow]
+	// calls.
 	ErrPanic = errors.New("peer: panic in a function of the host")
 
-	// ErrUnknownType is wrapped by the error that OnError gets for a message that
-	// is not relayed because of its type: the type is neither one of the protocol
-	// nor in [Options.RelayTypes] or [Options.HoldTypes]. It is not reported while
-	// a function of OnMessage is registered, which may handle types of its own.
+	// ErrUnknownType is wrapped by the error that OnError gets for a message whose type
+	// is neither one of the protocol nor in [Options.RelayTypes] or
+	// [Options.HoldTypes]. The message is dropped. If a function of OnMessage is
+	// registered, the error is not reported, because that function may handle the type.
 	ErrUnknownType = errors.New("peer: unknown message type")
 
-	// ErrNoDestination is wrapped by the error that OnError gets for a message of
-	// a type that is relayed, but without a destination.
+	// ErrNoDestination is wrapped by the error that OnError gets for a message that
+	// would be relayed, but has no destination.
 	ErrNoDestination = errors.New("peer: message without a destination")
 
 	// ErrJoinNotAllowed is wrapped by the error that OnError gets for a
@@ -44,80 +45,82 @@ var (
 	ErrJoinNotAllowed = errors.New("peer: clients may not join rooms by themselves")
 )
 
-// A Reject is an error of [Options.Authenticate], [Options.GenerateClientID] or
-// [Options.AllowJoin] whose text is meant for the client.
+// A Reject is an error whose text the client reads. [Options.Authenticate],
+// [Options.GenerateClientID] and [Options.AllowJoin] may return one.
 type Reject struct {
-	// Type is what a client that may not connect gets: [TypeError] (the default), on
-	// which PeerJS raises "server-error", [TypeInvalidKey] or [TypeIDTaken]. A client
-	// that may not join a room gets [TypeRoomRefused], whatever Type is.
+	// Type is the type of the message that a refused client reads: [TypeError] (the
+	// default), for which PeerJS emits the error "server-error", [TypeInvalidKey] or
+	// [TypeIDTaken]. A client that may not join a room reads [TypeRoomRefused],
+	// whatever Type is.
 	Type MessageType
-	// Message is the text for the client.
+	// Message is the text that the client reads.
 	Message string
 }
 
-// Error returns the text as that of an error of this package.
+// Error returns Message behind the prefix of this package.
 func (r *Reject) Error() string { return "peer: rejected: " + r.Message }
 
-// A DisconnectReason says why a connection ended. It is also an error, the
-// [context.Cause] of the client's context.
+// A DisconnectReason says why a connection ended. It is also an error: the
+// [context.Cause] of [Client.Context].
 type DisconnectReason uint8
 
 // The reasons. The zero DisconnectReason stands for a client that is connected.
 const (
 	// ReasonClientClosed: the client sent a close frame.
 	ReasonClientClosed DisconnectReason = iota + 1
-	// ReasonConnectionLost: the socket ended without one.
+	// ReasonConnectionLost: the connection ended without a close frame.
 	ReasonConnectionLost
 	// ReasonLeft: the client sent LEAVE without a destination.
 	ReasonLeft
-	// ReasonAliveTimeout: nothing came for [Options.AliveTimeout].
+	// ReasonAliveTimeout: the client was silent for [Options.AliveTimeout].
 	ReasonAliveTimeout
-	// ReasonReplaced: the same peer, by its token, has a new connection.
+	// ReasonReplaced: a new connection with the same id and the same token came, as
+	// when a peer has lost its network and connects again.
 	ReasonReplaced
-	// ReasonOverridden: [Options.AllowOverride] gave the id to somebody else.
+	// ReasonOverridden: [Options.AllowOverride] gave the id to a connection with another
+	// token.
 	ReasonOverridden
-	// ReasonUnresponsive: it did not answer when somebody asked for its id.
+	// ReasonUnresponsive: the client did not answer a ping in [Options.ProbeTimeout]
+	// when another client asked for its id.
 	ReasonUnresponsive
 	// ReasonRemoved: the host called [Client.Close] or [Realm.RemoveClient].
 	ReasonRemoved
-	// ReasonSlowConsumer: it did not read what was sent to it.
+	// ReasonSlowConsumer: the client did not read for [Options.WriteTimeout], or its
+	// outbox overflowed ([Options.MaxOutboxMessages], [Options.MaxOutboxBytes]).
 	ReasonSlowConsumer
-	// ReasonMessageTooBig: it sent more than [Options.MaxMessageSize].
+	// ReasonMessageTooBig: the client sent a message over [Options.MaxMessageSize].
 	ReasonMessageTooBig
-	// ReasonInvalidText: it sent a text frame that is not UTF-8.
+	// ReasonInvalidText: the client sent a text message that is not UTF-8.
 	ReasonInvalidText
-	// ReasonProtocolError: it broke the WebSocket protocol.
+	// ReasonProtocolError: the client broke the WebSocket protocol (RFC 6455).
 	ReasonProtocolError
 	// ReasonPanic: a function of the host panicked in an event of this client.
 	ReasonPanic
 	// ReasonShutdown: the server was shut down.
 	ReasonShutdown
-	// ReasonOverloaded: it was in the middle of a large message while all clients
-	// together had more of unfinished messages than [Options.MaxPartialBytes].
+	// ReasonOverloaded: the client was sending a large message when all clients together
+	// had reached [Options.MaxPartialBytes].
 	ReasonOverloaded
 
-	reasonRefused // never connected: only the close frame needs it
+	reasonRefused // of a client that was never admitted; for the close frame only
 	numReasons    = iota + 1
 )
 
-// Close codes of the server's own (RFC 6455, section 7.4.2: 4000 to 4999). A
-// page can see them in the close event of the socket.
+// Close codes that this server defines, in the range for private use (4000 to 4999,
+// RFC 6455, section 7.4.2). A page can see them in the close event of its WebSocket.
 const (
-	// CloseOverridden: another connection was allowed to take the id over.
+	// CloseOverridden is for [ReasonOverridden].
 	CloseOverridden = 4001
-	// CloseReplaced: the peer itself has connected again.
+	// CloseReplaced is for [ReasonReplaced].
 	CloseReplaced = 4002
-	// CloseUnresponsive: the client did not answer a ping in time, either because
-	// another client asked for its id ([ReasonUnresponsive]) or because it was silent
-	// for [Options.AliveTimeout] ([ReasonAliveTimeout]).
+	// CloseUnresponsive is for [ReasonUnresponsive] and [ReasonAliveTimeout].
 	CloseUnresponsive = 4003
-	// CloseRemoved: the application has removed the client.
+	// CloseRemoved is for [ReasonRemoved].
 	CloseRemoved = 4004
 )
 
-// reasons describes each reason, and how the close frame tells the client. Where
-// there is no code, the client or the library has already said what there is to
-// say.
+// reasons has the name of each reason, and the code of its close frame. A client that sent a close
+// frame is answered with its own code, and one whose connection is lost cannot be told.
 var reasons = [numReasons]struct {
 	name string
 	code uint16
@@ -149,56 +152,53 @@ func (r DisconnectReason) String() string {
 	return fmt.Sprintf("reason %d", uint8(r))
 }
 
-// Error returns the same text, which is what fmt prints for an error.
+// Error returns the text of [DisconnectReason.String].
 func (r DisconnectReason) Error() string { return r.String() }
 
 func (r DisconnectReason) closeCode() (code uint16, text string) {
 	return reasons[r].code, reasons[r].name
 }
 
-// OnConnection registers a function that is called when a client has connected: the
-// client can be found by its id, and nothing that it sent has been read yet. The client
-// reads OPEN when all these functions have returned, at the latest when
-// [Options.HandshakeTimeout] is over, so a page that has read OPEN can rely on what they
-// did. What they send with [Client.Send], [Realm.Join] or [Realm.Broadcast] comes right
-// after OPEN.
+// OnConnection registers a function that the server calls when a client has been
+// admitted: [Realm.Client] finds it, and nothing that it sent has been read. The client
+// reads OPEN when all functions of OnConnection have returned, at the latest when
+// [Options.HandshakeTimeout] is over. So a page that has read OPEN can rely on what they
+// did. Messages that they send with [Client.Send], [Realm.Join] or [Realm.Broadcast]
+// follow right after OPEN.
 //
-// This is what holds for all events. Each OnConnection is followed by exactly
-// one OnDisconnect. Events of one connection never overlap, and for one id the
-// OnDisconnect of a connection comes before the OnConnection of the next; events
-// of different ids run concurrently. No lock is held: an event may call anything
-// of the server, except that [Server.Shutdown] and [Server.Close] cannot wait
-// for it. While an event runs, its connection is not read from, so one that
-// takes long should hand over to a goroutine. A panic in it is reported to
-// OnError and ends that connection only.
+// The following holds for all events. Each OnConnection is followed by exactly one
+// OnDisconnect. Events of one connection never overlap. For one id, the OnDisconnect of
+// a connection comes before the OnConnection of its successor. Events of different ids
+// run concurrently. The server holds no lock while an event runs, so the function may
+// call every method; only [Server.Shutdown] and [Server.Close] return [ErrInEvent].
+// While an event runs, the server does not read from its connection: start a goroutine
+// for work that takes long. A panic is reported to OnError and ends that connection only.
 //
-// Functions may be registered at any time, also while serving, and any number of
-// them; they are called in the order of their registration.
+// Any number of functions may be registered, at any time. The server calls them in the
+// order of registration.
 func (s *Server) OnConnection(f func(c *Client)) { s.events.connection.add(f) }
 
-// OnDisconnect registers a function that is called when a connection has ended,
-// with the reason. Its id is free by then, or has a new owner
-// ([Client.Successor]). See [Server.OnConnection] for what holds for all events.
+// OnDisconnect registers a function that the server calls when a connection has ended,
+// with the reason. By then the id is free, or belongs to another connection
+// ([Client.Successor]). [Server.OnConnection] says what holds for all events.
 func (s *Server) OnDisconnect(f func(c *Client, why DisconnectReason)) { s.events.disconnect.add(f) }
 
-// OnMessage registers a function that is called for every message a client has
-// sent, of any type, before it is relayed. It observes: to decide what may pass,
-// use [Options.Authorize]. See [Server.OnConnection] for what holds for all
-// events.
+// OnMessage registers a function that the server calls for each message of a client, of
+// any type, before the message is relayed. It cannot stop the message; use
+// [Options.Authorize] for that. [Server.OnConnection] says what holds for all events.
 func (s *Server) OnMessage(f func(c *Client, m Message)) { s.events.message.add(f) }
 
-// OnError registers a function that is called once for each thing that went wrong:
+// OnError registers a function that the server calls once for each of these errors:
 //
-//   - a message that the server drops because of a mistake of the client that sent
-//     it: [ErrBadMessage], [ErrUnknownType], [ErrNoDestination], [ErrJoinNotAllowed],
-//     or [ErrNotConnected] for a type that does not wait for an absent id. The text
-//     names the option that decides;
-//   - an error of Authenticate, Authorize, AllowJoin or GenerateClientID that is not
-//     a [Reject];
-//   - a panic in a function of the host ([ErrPanic]).
+//   - A client made a mistake, and the server dropped its message: [ErrBadMessage],
+//     [ErrUnknownType], [ErrNoDestination], [ErrJoinNotAllowed], or [ErrNotConnected] for
+//     a type that is not held for an absent id. The text names the option that decides.
+//   - Authenticate, Authorize, AllowJoin or GenerateClientID returned an error that is
+//     not a [Reject].
+//   - A function of the host panicked ([ErrPanic]).
 //
-// c is nil if no client is connected yet. See [Server.OnConnection] for what holds
-// for all events of a client.
+// c is nil if there is no admitted client. [Server.OnConnection] says what holds for all
+// events of a client.
 func (s *Server) OnError(f func(c *Client, err error)) { s.events.error.add(f) }
 
 type events struct {
@@ -208,8 +208,8 @@ type events struct {
 	error      listeners[func(*Client, error)]
 }
 
-// listeners are the functions registered for one event. They are read without a
-// lock, as that happens for every message.
+// listeners are the functions that are registered for one event. They are read for every message,
+// so reading takes no lock.
 type listeners[F any] struct {
 	mu  sync.Mutex // guards replacing all
 	all atomic.Pointer[[]F]
@@ -229,8 +229,8 @@ func (l *listeners[F]) get() []F {
 	return nil
 }
 
-// forEach calls do with the numbers from i to n-1, in order, also with those that come
-// after one for which do has ended the goroutine.
+// forEach calls do with the numbers from i to n-1, in order. If do ends the goroutine, the remaining
+// calls still happen.
 func forEach(i, n int, do func(i int)) {
 	defer func() {
 		if i < n {

@@ -158,8 +158,8 @@ func (s *Server) refuseClient(w http.ResponseWriter, id string, c *Client, why *
 }
 
 func (s *Server) turnAway(c *Client, refusal *refusal) {
-	for _, old := range c.inheritedFrom { // they ended for nothing
-		s.realm.leaveRooms(old, ReasonReplaced)
+	for _, predecessor := range c.inheritedFrom { // they ended, and c does not take their place
+		s.realm.leaveRooms(predecessor, ReasonReplaced)
 	}
 	why, last := reasonRefused, &Message{}
 	if *last = notice(refusal.reject.Type, refusal.reject.Message); refusal.cause == refusedClosed || s.ctx.Err() != nil {
@@ -248,8 +248,8 @@ func hasToken(h http.Header, name, token string) bool {
 	return false
 }
 
-// check decides on everything that does not depend on who else is connected. c is nil
-// before the upgrade.
+// check decides on everything that does not depend on other clients. c is nil before the
+// upgrade.
 func (s *Server) check(r *http.Request, p params, c *Client) (user any, why *refusal) {
 	switch {
 	case p.id == "" || p.token == "" || p.key == "":

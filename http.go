@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// ServeHTTP answers the addresses of the PeerJS protocol; see the package
-// comment. It returns when a handshake is over and OnConnection has returned, not
-// when the connection ends.
+// ServeHTTP serves the addresses of the PeerJS protocol, see the package comment. For a
+// socket it returns when the handshake is over and OnConnection has returned, not when the
+// connection ends.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	allowed := s.cors(w, r)
 	serve := s.match(r)

@@ -13,12 +13,11 @@ type MessageType string
 
 // The types that PeerJS clients and servers know.
 //
-// OFFER, ANSWER and CANDIDATE carry a WebRTC negotiation from one peer to
-// another. They are relayed to their destination, or held for it for
-// [Options.ExpireTimeout] if it is not connected. LEAVE and EXPIRE are relayed
-// too but never held; a LEAVE without destination says that its sender leaves.
-// HEARTBEAT is read and not answered. All others only ever come from the
-// server: a client that sends one is ignored.
+// OFFER, ANSWER and CANDIDATE carry a WebRTC negotiation from one peer to another. The
+// server relays them to their destination; if that is not connected, the server holds
+// them for [Options.ExpireTimeout]. LEAVE and EXPIRE are relayed, but never held. A LEAVE
+// without destination means that its sender leaves. HEARTBEAT is read and not answered.
+// The other types come from the server only; a client's message of such a type is dropped.
 const (
 	TypeHeartbeat MessageType = "HEARTBEAT"
 	TypeOffer     MessageType = "OFFER"
@@ -36,24 +35,22 @@ const (
 
 // A Message is one message of the signalling protocol.
 //
-// The server stamps Src with the id of the sender, whatever the sender wrote
-// there. Payload is the raw JSON value as it stood on the wire; nil means that
-// the message has none. A Message that the library hands out is the host's own,
-// to keep and to change.
+// The server sets Src to the id of the sender, whatever the sender wrote. Payload is the
+// raw JSON value as it was on the wire; nil means that the message has none. The host may
+// keep and change a Message that it is given.
 type Message struct {
-	Type    MessageType     // what it is; never checked when the host sends it
+	Type    MessageType     // any type; not checked if the host sends it
 	Src     string          // id of the sender; "" leaves it out
 	Dst     string          // id of the destination; "" leaves it out
 	Payload json.RawMessage // any JSON; nil leaves it out
 }
 
-// ErrBadMessage is wrapped by the error that [Server.OnError] gets for a frame
-// that is not one JSON object, and by the error of a send whose payload is not
-// JSON.
+// ErrBadMessage is wrapped by the error that [Server.OnError] gets for a client's message
+// that is not one JSON object, and by the error of a send whose payload is not JSON.
 var ErrBadMessage = errors.New("peer: bad message")
 
-// A badMessage is [ErrBadMessage] with its cause. Its text is made only when it is asked
-// for: a client can send as many as it likes.
+// A badMessage is [ErrBadMessage] with its cause. It makes its text only when the text is asked
+// for, because a client can cause many of them.
 type badMessage struct{ cause error }
 
 func (e badMessage) Error() string   { return fmt.Sprintf("%v: %v", ErrBadMessage, e.cause) }

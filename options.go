@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// The defaults of [Options]. Those that PeerServer has too have the values of its
+// The defaults of [Options]. An option that PeerServer has too has the default of its
 // command.
 const (
 	DefaultKey              = "peerjs"
@@ -40,234 +40,238 @@ const (
 // afterwards has no effect. The zero value of every field is a good default,
 // which the field's comment states; a negative limit or timeout means none.
 //
-// A field that is a function decides something. It may be called by many
-// connections at once, never runs under a lock, and may be slow: it delays only
-// the connection that it decides about. If it panics, that counts as a refusal,
-// and ends the connection if there is one.
+// A field that is a function makes a decision. The server may call it on several
+// goroutines at once, and holds no lock meanwhile. The function may block: only the
+// client in question waits. A panic in it counts as a refusal, and ends the connection
+// of a client that is already admitted.
 type Options struct {
 	// Path is a prefix of the server's addresses below the place where it is
-	// mounted, as in PeerServer ("path"). Mounted at "/peerjs/" with Path
-	// "/myapp", clients are given path "/peerjs/myapp". Default "/": none.
+	// mounted (PeerServer "path"). For a server that is mounted at "/peerjs/" with
+	// Path "/myapp", the clients' option path is "/peerjs/myapp". Default "/": no
+	// prefix.
 	Path string
 
-	// Key is the API key that clients send (PeerServer "key", client "key"). It
-	// is public: it tells applications apart and protects nothing. Default
-	// [DefaultKey].
+	// Key is the API key that clients send (PeerServer "key", client "key"). It is
+	// public: it separates applications and protects nothing. Default [DefaultKey].
 	Key string
 
 	// ExpireTimeout is how long a message waits for a destination that is not
-	// connected (PeerServer "expire_timeout"). Then it is dropped, and its
-	// sender gets one EXPIRE for everything it sent there. Default
-	// [DefaultExpireTimeout]; negative lets it wait for ever.
+	// connected (PeerServer "expire_timeout"). Then the server drops everything
+	// that the sender has waiting there, and sends the sender one EXPIRE. Default
+	// [DefaultExpireTimeout]; negative means that messages wait for ever.
 	ExpireTimeout time.Duration
 
 	// AliveTimeout is how long a client may be silent (PeerServer
-	// "alive_timeout"). It is pinged after half of it and closed after all of
-	// it. Any frame is a sign of life. Default [DefaultAliveTimeout]; negative
-	// never closes a silent client.
+	// "alive_timeout"). The server pings a client that has been silent for half of
+	// this time, and closes one that has been silent for all of it
+	// ([ReasonAliveTimeout]). Any frame is a sign of life. Default
+	// [DefaultAliveTimeout]; negative means that no silent client is closed.
 	AliveTimeout time.Duration
 
-	// HandshakeTimeout bounds the time from the upgrade to OPEN. For Authenticate and
-	// for a newcomer that waits for an id it works through the context of the request:
-	// a function that does not look at that is waited for. If the functions of
-	// OnConnection take longer, OPEN goes out before they return. Default
-	// [DefaultHandshakeTimeout]; negative means none.
+	// HandshakeTimeout bounds the time from the upgrade to OPEN. When it is over, the
+	// context of the request that Authenticate was given ends; the server still waits
+	// for an Authenticate that ignores its context. If the functions of OnConnection
+	// take longer, the client reads OPEN before they return. Default
+	// [DefaultHandshakeTimeout]; negative means no limit.
 	HandshakeTimeout time.Duration
 
-	// WriteTimeout is how long a client may take no byte of what is sent to it
-	// before it is closed as a [ReasonSlowConsumer]. Over TLS it has to take a
-	// whole message in that time. Default [DefaultWriteTimeout]; negative waits for
-	// ever.
+	// WriteTimeout bounds how long a write may make no progress. If a client accepts
+	// no data for this long, the server closes it ([ReasonSlowConsumer]). Over TLS,
+	// the client must accept a whole message in this time. Default
+	// [DefaultWriteTimeout]; negative means no limit.
 	WriteTimeout time.Duration
 
 	// ConcurrentLimit is how many clients may be connected at once (PeerServer
-	// "concurrent_limit"). More are told so and closed. Default
-	// [DefaultConcurrentLimit]; negative means no limit.
+	// "concurrent_limit"). A client over the limit reads an ERROR and is closed.
+	// Default [DefaultConcurrentLimit]; negative means no limit.
 	ConcurrentLimit int
 
-	// ConcurrentLimitPerAddr is the same for clients of one remote address (see
-	// TrustedProxies), or of one IPv6 network of 64 bits: whoever has one address
-	// of it commonly has them all. Default and negative mean no limit.
+	// ConcurrentLimitPerAddr is how many clients of one remote address (see
+	// TrustedProxies) may be connected at once. All addresses of one IPv6 /64 count as
+	// one, because one household or host usually has all of them. A client over the
+	// limit reads an ERROR and is closed. Default (0) and negative mean no limit.
 	ConcurrentLimitPerAddr int
 
 	// TrustedProxies are the networks of the reverse proxies in front of the
-	// server. For connections from there, and only for these, the address of
-	// the client is read from X-Forwarded-For, or from Forwarded (RFC 7239) if
-	// there is none, from right to left up to the first address that is not
-	// itself a trusted proxy. A proxy that writes only Forwarded must remove
+	// server. Only for connections from these networks the server reads the client's
+	// address from X-Forwarded-For, or from Forwarded (RFC 7239) if there is no
+	// X-Forwarded-For. It reads from right to left, up to the first address that is
+	// not a trusted proxy. A proxy that writes only Forwarded must remove
 	// X-Forwarded-For. Default none.
 	TrustedProxies []netip.Prefix
 
-	// TrustUnixProxy says the same of a reverse proxy that connects to a Unix socket,
-	// which has no address to name in TrustedProxies. Whoever may open the socket
-	// file is believed. Default false: the addresses of clients behind a Unix socket
-	// are not known, and ConcurrentLimitPerAddr does not count these clients.
+	// TrustUnixProxy trusts a reverse proxy that connects to a Unix socket, like one of
+	// TrustedProxies: such a connection has no address that could stand there. Every
+	// process that may open the socket file is then trusted. Default false: the
+	// addresses of clients behind a Unix socket are unknown, and
+	// ConcurrentLimitPerAddr does not count these clients.
 	TrustUnixProxy bool
 
-	// AllowDiscovery lets anybody with the key list the connected ids
-	// (PeerServer "allow_discovery"). Default false: 401.
+	// AllowDiscovery lets anybody with the key list the connected ids by GET {key}/peers
+	// (PeerServer "allow_discovery"). Default false: the answer is 401.
 	AllowDiscovery bool
 
-	// AllowedOrigins are the web origins whose pages may use the server
-	// (PeerServer "corsOptions"), both by HTTP (CORS) and by WebSocket (403 for
-	// others), each with its scheme: "https://example.com",
-	// "https://*.example.com" for the subdomains, or "*" for all. A page of the
-	// server's own host is always allowed, and so is a client that sends no Origin,
-	// which no browser is. Default (empty): any origin, as PeerServer.
+	// AllowedOrigins are the web origins whose pages may use the server (PeerServer
+	// "corsOptions"), by HTTP (CORS) and by WebSocket (the others get 403). Each has
+	// its scheme: "https://example.com", "https://*.example.com" for the subdomains,
+	// or "*" for all. Pages of the server's own host are always allowed. So are
+	// clients that send no Origin, which browsers always send. Default (empty): any
+	// origin, like PeerServer.
 	AllowedOrigins []string
 
 	// GenerateClientID makes the ids for GET {key}/id (PeerServer
-	// "generateClientId"). It is asked again while the id it gave is connected,
-	// ten times at most. Its error is logged, and the client reads a 500, or a
-	// 403 with its text if it is a [Reject]. Default: a random UUID, version 4
-	// (RFC 9562).
+	// "generateClientId"). The server asks again if the id is connected, ten times at
+	// most, and then answers 503. If the error is a [Reject], the client reads 403 with
+	// its text; any other error is reported to OnError, and the client reads 500.
+	// Default: a random UUID, version 4 (RFC 9562).
 	GenerateClientID func(r *http.Request) (string, error)
 
-	// ValidID reports whether a client may ask for this id at all. Default:
-	// not empty, at most 1,024 bytes of valid UTF-8, no control characters.
-	// [StrictID] is the stricter rule of the PeerJS client. A rule of your own
-	// should bound the length.
+	// ValidID reports whether an id is well-formed. A client with another id reads an
+	// ERROR and is closed. A rule of your own should bound the length. [StrictID] is
+	// the stricter rule of the PeerJS client. Default: at most 1,024 bytes of valid
+	// UTF-8, not empty, no control characters.
 	ValidID func(id string) bool
 
-	// Authenticate decides whether the client of request r may connect as id.
-	// It runs after the upgrade, so that a browser can read the answer, and
-	// before the id is touched. The context of r ends when the client goes,
+	// Authenticate decides whether the client of request r may connect as id. It
+	// runs after the upgrade, so that the page can read the answer, and before the
+	// server decides about the id. The context of r ends when the client disconnects,
 	// when HandshakeTimeout is over, when the server shuts down, and when
-	// Authenticate returns. The user it returns is
-	// [Client.User] for the life of the connection. A [Reject] is what the
-	// client reads; any other error is reported to OnError, and the client
-	// reads "Authentication failed". Compare secrets in constant time
-	// (crypto/subtle). Default: everybody may connect.
+	// Authenticate returns. [Client.User] returns user for the life of the connection.
+	// If the error is a [Reject], the client reads its text; any other error is
+	// reported to OnError, and the client reads "Authentication failed". Compare
+	// secrets in constant time (crypto/subtle). Default: everybody may connect.
 	Authenticate func(r *http.Request, id, token string) (user any, err error)
 
-	// RejectBeforeUpgrade makes the key, the id and Authenticate be checked
-	// before the upgrade and answered with a plain 400, 401 or 403, for clients
-	// that are not browsers (a browser's page cannot see why an upgrade
-	// failed). Default false.
+	// RejectBeforeUpgrade checks key, id, token and Authenticate before the upgrade, and
+	// answers a refused request with a plain 400, 401 or 403. It is for clients that are
+	// not browsers: the page of a browser cannot read why an upgrade failed. Default
+	// false.
 	RejectBeforeUpgrade bool
 
-	// AllowOverride decides whether a new connection with another token may
-	// take the id of an old one over ("allow_override_connect"). It can compare
-	// [Client.User] of both; the new one is not connected yet. Default (nil): never.
-	// [OverrideAlways] is the plain switch.
-	AllowOverride func(old, new *Client) bool
+	// AllowOverride decides whether newcomer, a connection with another token, may take
+	// the id of holder over. It can compare [Client.User] of both; newcomer is not
+	// connected yet. [OverrideAlways] always says yes. Default (nil): never.
+	AllowOverride func(holder, newcomer *Client) bool
 
-	// ProbeAfter is how long the holder of an id must have been silent before a
-	// newcomer who asks for the id makes the server ping the holder. A holder
-	// that answers keeps its id. Default [DefaultProbeAfter], two heartbeats of
-	// a PeerJS client; negative never probes.
+	// ProbeAfter is how long the holder of an id must have been silent before the
+	// server pings it because a newcomer asks for the id. A holder that answers keeps
+	// its id. Default [DefaultProbeAfter], two heartbeats of a PeerJS client; negative
+	// means that no holder is pinged.
 	ProbeAfter time.Duration
 
-	// ProbeTimeout is how long a holder that was pinged has to answer before it
-	// is ended ([ReasonUnresponsive]) and the newcomer gets the id. Default
-	// [DefaultProbeTimeout]; negative never probes.
+	// ProbeTimeout is how long the holder has to answer that ping. Then the server
+	// closes it ([ReasonUnresponsive]), and the newcomer gets the id. Default
+	// [DefaultProbeTimeout]; negative means that no holder is pinged.
 	ProbeTimeout time.Duration
 
-	// Authorize decides whether a message may go from a client to its
-	// destination: m has type, source, destination and raw payload. An error
-	// drops the message and is reported to [Server.OnError]; the sender of an
-	// OFFER gets EXPIRE at once, as if the destination were absent. It is asked
-	// when the message comes: if that is held, who gets it may not be connected
-	// yet, so decide by the id and not by [Realm.Client]. Default: everybody
-	// may send to everybody.
+	// Authorize decides whether a message may go from a client to its destination. m
+	// has type, source, destination and raw payload. If Authorize returns an error, the
+	// server drops the message and reports the error to [Server.OnError]; the sender of
+	// an OFFER gets EXPIRE at once, as if the destination were absent. Authorize is
+	// called when the message arrives. The destination may connect only later, so
+	// decide by its id, not by [Realm.Client]. Default: everybody may send to everybody.
 	Authorize func(from *Client, m Message) error
 
-	// RelayTypes are message types of the application's own that are relayed
-	// like LEAVE: to a connected destination, else dropped. The types of the
-	// protocol cannot be among them. Default none.
+	// RelayTypes are message types of the application that are relayed to a connected
+	// destination; for an absent one they are dropped, and OnError gets
+	// [ErrNotConnected]. Types of the protocol in it have no effect. Default none.
 	RelayTypes []MessageType
 
-	// HoldTypes are message types of the application's own that are relayed
-	// and held for an absent destination like OFFER. Default none.
+	// HoldTypes are message types of the application that are relayed, and held for an
+	// absent destination like OFFER. Types of the protocol in it have no effect. Default
+	// none.
 	HoldTypes []MessageType
 
-	// AllowJoin switches on that clients join rooms by themselves, with
-	// [TypeRoomJoin], and decides on each. A [Reject] is what the client reads;
-	// any other error is reported to OnError, and the client reads a neutral
-	// text. Default (nil): only the host puts clients in rooms, with
-	// [Realm.Join].
+	// AllowJoin decides whether a client may join a room that it asks for with
+	// [TypeRoomJoin]. If the error is a [Reject], the client reads its text; any other
+	// error is reported to OnError, and the client reads a neutral text. Default (nil):
+	// clients cannot join by themselves; only the host adds them, with [Realm.Join].
 	AllowJoin func(c *Client, room string) error
 
-	// MaxRooms bounds the rooms that have members. Over it a new one is
+	// MaxRooms bounds how many rooms have members. To join one more room fails with
 	// [ErrTooManyRooms]. Default [DefaultMaxRooms]; negative means no bound.
 	MaxRooms int
 
-	// MaxRoomMembers bounds the members of one room. Over it, [ErrRoomFull].
-	// Each of them is told of everybody who comes and goes. Default
+	// MaxRoomMembers bounds the members of one room. To join a full room fails with
+	// [ErrRoomFull]. All members are told of each member that joins or leaves, so
+	// the traffic grows with the square of the members. Default
 	// [DefaultMaxRoomMembers]; negative means no bound.
 	MaxRoomMembers int
 
-	// MaxRoomsPerClient bounds the rooms that one client is in. Over it,
-	// [ErrTooManyRooms]. Default [DefaultMaxRoomsPerClient]; negative means no
+	// MaxRoomsPerClient bounds the rooms that one client is in. To join one more fails
+	// with [ErrTooManyRooms]. Default [DefaultMaxRoomsPerClient]; negative means no
 	// bound.
 	MaxRoomsPerClient int
 
-	// MaxTokenBytes bounds the token of a client in bytes, so that the login in it may
-	// be a signed one (JWT) of an identity provider. A client with a longer token reads
-	// an ERROR and is closed. The token is in the address of the request: proxies
-	// and [http.Server] have bounds of their own for that. Default
-	// [DefaultMaxTokenBytes]; negative means no bound.
+	// MaxTokenBytes bounds the token of a client, in bytes. The default has room for a
+	// signed token (JWT) of an identity provider. A client with a longer token reads an
+	// ERROR and is closed. The token is a part of the request's URL, for which proxies
+	// and [http.Server] have bounds of their own. Default [DefaultMaxTokenBytes];
+	// negative means no bound.
 	MaxTokenBytes int
 
-	// MaxMessageSize bounds one message in bytes. Who sends a larger one is
-	// closed with 1009 ([ReasonMessageTooBig]). MaxOutboxBytes should be at least
-	// twice as much: behind a message that is larger than that, nothing may wait
-	// until it is written. Default [DefaultMaxMessageSize]; negative means no bound.
+	// MaxMessageSize bounds one message, in bytes. A client that sends a larger one is
+	// closed with 1009 ([ReasonMessageTooBig]). MaxOutboxBytes should be at least twice
+	// as large: while a message that is larger than MaxOutboxBytes waits to be written,
+	// no other message fits. Default [DefaultMaxMessageSize]; negative means no bound.
 	MaxMessageSize int
 
-	// MessageRate is how many messages a client may send per second in the long
-	// run, with bursts of twice as many. Above it the server reads from that
-	// client more slowly; nothing is dropped. Default and negative mean no
-	// limit.
+	// MessageRate is how many messages per second a client may send on average, with
+	// bursts of twice as many. If a client sends more, the server reads from it more
+	// slowly; no message is dropped. Default (0) and negative mean no limit.
 	MessageRate float64
 
-	// MaxOutboxMessages bounds what may wait to be written to one client, in
-	// messages. Who lets it overflow is closed ([ReasonSlowConsumer]); nobody
-	// else is affected. What it is given when it connects does not count: what
-	// was held for it, and as much as this of what its predecessor had not been
-	// sent. Default [DefaultMaxOutboxMessages]; negative means no bound.
+	// MaxOutboxMessages bounds the messages that wait to be written to one client. The
+	// server closes a client whose outbox overflows ([ReasonSlowConsumer]); the other
+	// clients are not affected. Messages that were in the outbox from the start do not
+	// count: those that were held for the client, and up to MaxOutboxMessages that its
+	// predecessor had not received. Default [DefaultMaxOutboxMessages]; negative means
+	// no bound.
 	MaxOutboxMessages int
 
-	// MaxOutboxBytes is the same in bytes, and bounds what waits for one absent
-	// destination too. One message may always wait, however large. Default
+	// MaxOutboxBytes bounds the bytes that wait to be written to one client, as
+	// MaxOutboxMessages does for messages. It also bounds the bytes that are held for
+	// one absent destination. One message may always wait, however large it is. Default
 	// [DefaultMaxOutboxBytes]; negative means no bound.
 	MaxOutboxBytes int
 
-	// MaxHeldPerPair bounds the messages that one sender may have waiting for
-	// one absent destination. Over it, all of them are dropped and the sender
-	// gets its EXPIRE at once. Default [DefaultMaxHeldPerPair]; negative means
-	// no bound.
+	// MaxHeldPerPair bounds the messages of one sender that are held for one absent
+	// destination. If one more comes, all of them are dropped, and the sender gets one
+	// EXPIRE at once. Default [DefaultMaxHeldPerPair]; negative means no bound.
 	MaxHeldPerPair int
 
-	// MaxHeldPerDestination bounds the messages that wait for one absent
-	// destination, with the same answer. Default
+	// MaxHeldPerDestination bounds the messages that are held for one absent
+	// destination. If one more comes, all messages of its sender to that destination are
+	// dropped, and the sender gets one EXPIRE at once. Default
 	// [DefaultMaxHeldPerDestination]; negative means no bound.
 	MaxHeldPerDestination int
 
-	// MaxHeldBytes bounds the bytes that wait for absent destinations in all,
-	// with the same answer. Default [DefaultMaxHeldBytes]; negative means no
-	// bound.
+	// MaxHeldBytes bounds the bytes that are held for all absent destinations together.
+	// If a message would exceed it, all messages of its sender to that destination are
+	// dropped, and the sender gets one EXPIRE at once. Default [DefaultMaxHeldBytes];
+	// negative means no bound.
 	MaxHeldBytes int
 
-	// MaxPartialBytes bounds what all clients together have sent of messages that are
-	// not whole yet, in bytes. What a client has sent of one frame does not count up to
-	// 8 KiB. A client that sends more when the bound is reached is closed with 1013
-	// ([ReasonOverloaded]). Default [DefaultMaxPartialBytes]; negative means no bound.
+	// MaxPartialBytes bounds the memory for messages of which only a part has arrived,
+	// in bytes, for all clients together. The first 8 KiB of each client do not count.
+	// A client that would exceed the bound is closed with 1013 ([ReasonOverloaded]).
+	// Default [DefaultMaxPartialBytes]; negative means no bound.
 	MaxPartialBytes int
 
-	// Logger gets one line for each connection, disconnect and refusal (Info),
-	// for each error of the host's (Warn), and for each that a client has caused
-	// (Debug). It never sees a token, a key or a payload. Default nil: silent.
+	// Logger gets one line for each connection, each disconnect and each refusal (level
+	// Info), for each error of a function of the host (Warn), and for each mistake of a
+	// client (Debug). A line never contains a token, a key or a payload. Default (nil):
+	// nothing is logged.
 	Logger *slog.Logger
 }
 
-// OverrideAlways is an [Options.AllowOverride] that lets every newcomer take a
-// connected id over.
-func OverrideAlways(old, new *Client) bool { return true }
+// OverrideAlways is an [Options.AllowOverride] that lets every newcomer take over an id
+// (PeerServer "allow_override_connect").
+func OverrideAlways(holder, newcomer *Client) bool { return true }
 
-// StrictID is an [Options.ValidID] with the rule of the PeerJS browser client:
-// letters and digits of ASCII, with single spaces, dashes or underscores between
-// them. Like the default it takes at most 1,024 bytes.
+// StrictID is an [Options.ValidID] with the rule of the PeerJS browser client: ASCII
+// letters and digits, with single spaces, dashes or underscores between them. Like the
+// default rule, it allows at most 1,024 bytes.
 func StrictID(id string) bool {
 	separated := true // nothing, or a separator, was last
 	for _, c := range []byte(id) {

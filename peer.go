@@ -9,28 +9,28 @@
 //	mux.Handle("/peerjs/", srv)
 //	log.Fatal(http.ListenAndServe("127.0.0.1:8080", mux))
 //
-// A page then makes its peer with new Peer({host, port, path: "/peerjs"}). Data
-// channels and calls run between the browsers; the server only introduces them
-// to each other.
+// A page then makes its peer with new Peer({host, port, path: "/peerjs"}). The server
+// introduces the browsers to each other; data channels and calls run between the browsers.
 //
 // # Wire protocol
 //
-// Clients speak the protocol of npm "peer" 1.0: GET {key}/id gives a fresh id,
-// GET {key}/peers lists the connected ones, and GET peerjs with an upgrade opens
-// the signalling socket, whose text frames are JSON objects with type, src, dst
-// and payload. The addresses are found by the end of the path, so the [Server]
-// works below any prefix, with or without [http.StripPrefix].
+// Clients speak the protocol of npm "peer" 1.0. GET {key}/id returns a new id, and
+// GET {key}/peers lists the connected ids. GET peerjs with an upgrade opens the signalling
+// socket, whose text frames are JSON objects with type, src, dst and payload. The server
+// matches the end of the path, so it works below any prefix, with or without
+// [http.StripPrefix].
 //
 // # Life of a connection
 //
-// After the upgrade the server checks id, token and key, asks
-// [Options.Authenticate], and settles who may have the id. A client that is turned
-// away reads why. Then the functions of OnConnection run, and the [Client] gets OPEN
+// After the upgrade the server checks id, token and key, asks [Options.Authenticate], and
+// decides which connection may have the id. A client that is refused reads the reason.
+// For an admitted client the functions of OnConnection run; then the [Client] gets OPEN
 // and everything that was held for its id.
+//
 // OFFER, ANSWER and CANDIDATE for an id that is not connected are held for
-// [Options.ExpireTimeout]; then the sender gets one EXPIRE. What was accepted for
-// a connection and not written when it ended waits in the same way, or goes to
-// the connection that takes the id over.
+// [Options.ExpireTimeout]; then the sender gets one EXPIRE. If a connection ends before a
+// message was written to it, the message goes to the connection that takes the id over, or
+// is held for the rest of its time.
 //
 // To end a connection, the server sends its last message and a close frame, waits at most
 // a second for the client's close frame, and ends the stream.
@@ -54,10 +54,9 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// A Server is a PeerJS server as an [http.Handler]. It is made by [NewServer];
-// the zero value is of no use. A server that is no longer needed is ended by
-// [Server.Shutdown] or [Server.Close], not by those of the [http.Server] that it
-// is mounted in: they do not know of upgraded connections.
+// A Server is a PeerJS server as an [http.Handler]. [NewServer] makes one; the zero value
+// cannot be used. [Server.Shutdown] or [Server.Close] ends it. The Shutdown and Close of
+// the [http.Server] around it do not: they do not know upgraded connections.
 type Server struct {
 	opts   Options
 	relays map[MessageType]retention // type -> how long it is kept; absent: not relayed
@@ -110,19 +109,19 @@ var serverTypes = []MessageType{
 	TypeRoomMembers, TypeRoomRefused, TypeRoomJoined, TypeRoomLeft,
 }
 
-// Realm returns who is connected.
+// Realm returns the registry of the connected clients.
 func (s *Server) Realm() *Realm { return s.realm }
 
-// Shutdown closes the server: new sockets are refused with 503, every client
-// gets close code 1001, on which a PeerJS client emits "disconnected" and can
-// reconnect. It returns when every OnDisconnect has returned and no goroutine or
-// timer of the server is left, or when ctx ends, with its error; the rest then
-// goes on by itself. What waits for absent clients is dropped. From inside an
-// event it returns [ErrInEvent] at once. Further calls wait for the same end.
+// Shutdown closes the server. New sockets are refused with 503. Every client gets close
+// code 1001; a PeerJS client then emits "disconnected" and can reconnect. Held messages
+// are dropped. Shutdown returns nil when every OnDisconnect has returned and no goroutine
+// or timer of the server is left. If ctx ends before, it returns the error of ctx, and the
+// server goes on closing. From inside an event it returns [ErrInEvent] at once. It may be
+// called more than once; each call waits for the end.
 //
-// [http.Server.Shutdown] neither closes nor awaits sockets. Let it begin this one
-// at the same time with [http.Server.RegisterOnShutdown], and call this one after
-// it to wait for the end.
+// [http.Server.Shutdown] neither closes sockets nor waits for them. Register this method
+// with [http.Server.RegisterOnShutdown], so that both begin at the same time, and call it
+// again after [http.Server.Shutdown] to wait for the end.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.cancel()
 	s.work.close()
@@ -141,14 +140,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 }
 
-// Close is Shutdown without a limit but the server's own: a client that does not
-// answer delays it by little more than a second. Only functions of the host that do
-// not return can hold it up.
+// Close is [Server.Shutdown] without a limit of time. Clients that do not answer delay it by
+// little more than a second. Functions of the host that do not return delay it for ever.
 func (s *Server) Close() error { return s.Shutdown(context.Background()) }
 
-// inEvent reports whether a function of the host, called by this package, has
-// called back. The stack is the one thing that tells, and cheap enough for a
-// call that ends a server.
+// inEvent reports whether the caller was called by a function of the host that this package has
+// called. Only the stack shows that. To walk it is cheap enough for a call that ends a server.
 func inEvent() bool {
 	pcs := make([]uintptr, 64)
 	n := runtime.Callers(2, pcs)
@@ -189,7 +186,7 @@ func (w *work) begin() bool {
 	return true
 }
 
-// fork counts one more for somebody who is counted already.
+// fork counts one more. The caller must be counted itself, so the server has not ended yet.
 func (w *work) fork() {
 	w.mu.Lock()
 	w.n++

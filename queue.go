@@ -14,10 +14,10 @@ import (
 type retention uint8
 
 const (
-	keepNone         retention = iota // it concerns that one connection: OPEN, pings
+	keepNone         retention = iota // it is for that connection only: OPEN, pings and pongs
 	keepForSamePeer                   // a successor with the same token gets it
 	keepForSuccessor                  // any successor gets it
-	keepUntilExpiry                   // the same, and without a successor it waits for the id
+	keepUntilExpiry                   // any successor gets it; without one it is held for the id
 )
 
 // A parcel is one encoded message on its way to one destination.
@@ -101,8 +101,8 @@ func (t tally) plus(u tally) tally {
 	return tally{t.parcels + u.parcels, t.bytes + u.bytes, t.expired + u.expired}
 }
 
-// A pair is all that one sender has waiting for one destination. It expires as
-// one: an offer without its candidates is of no use, nor are they without it.
+// A pair is all that one sender has waiting for one destination. It expires as a whole: an offer
+// is of no use without its candidates, nor are they without it.
 type pair struct {
 	src      string
 	deadline time.Time // of its oldest parcel

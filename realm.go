@@ -52,7 +52,7 @@ type shard struct {
 	closed  bool
 	clients map[string]*Client       // id -> its connection; absent: nobody is connected
 	waiting map[string]*waitingQueue // id -> what is held for it; absent: nothing
-	leaving map[string]*Client       // id -> its last connection, whose events still run; absent: they have returned
+	leaving map[string]*Client       // id -> its last connection, while events of that run; absent: they have returned
 
 	traffic traffic
 }
@@ -76,7 +76,7 @@ const (
 	dropCleared                        // the host cleared the queue
 	dropUnknownType                    // a type that is not relayed
 	dropBadMessage                     // not a message
-	dropUnauthorized                   // Options.Authorize said no
+	dropUnauthorized                   // Options.Authorize returned an error
 	dropShutdown                       // the server has closed
 	numDropReasons   = iota
 )
@@ -117,8 +117,8 @@ func (r *Realm) Client(id string) *Client {
 	return nil
 }
 
-// Clients returns the connected clients in no particular order. Clients that come
-// or go meanwhile may be missing or be there still.
+// Clients returns the connected clients in no particular order. A client that connects or
+// ends during the iteration may or may not be among them.
 func (r *Realm) Clients() iter.Seq[*Client] {
 	return func(yield func(*Client) bool) {
 		for i := range r.shards {
@@ -141,7 +141,7 @@ func (sh *shard) snapshot() []*Client {
 	return cs
 }
 
-// ClientIDs returns the connected ids in ascending order. It is never nil.
+// ClientIDs returns the connected ids in ascending order. The slice is not nil.
 func (r *Realm) ClientIDs() []string {
 	ids := make([]string, 0, r.Len())
 	for c := range r.Clients() {
@@ -154,10 +154,9 @@ func (r *Realm) ClientIDs() []string {
 // Len returns how many clients are connected.
 func (r *Realm) Len() int { return int(r.live.Load()) }
 
-// RemoveClient closes the connection of an id with [ReasonRemoved] and reports
-// whether there was one. When it returns, the id is free; that can take a quarter
-// of a second if the client is behind TLS and does not read. [Client.Close] does
-// not wait.
+// RemoveClient closes the connection of an id with [ReasonRemoved], and reports whether
+// there was one. When it returns, the id is free. Over TLS that can take up to a quarter
+// of a second, if the client does not read. [Client.Close] does not wait.
 func (r *Realm) RemoveClient(id string) bool {
 	c := r.Client(id)
 	if c == nil || !c.end(ReasonRemoved, nil, nil) {
@@ -167,8 +166,8 @@ func (r *Realm) RemoveClient(id string) bool {
 	return true
 }
 
-// ClearMessageQueue drops what waits for an id and returns how many messages
-// that was. Each sender gets its EXPIRE, as if the time were over.
+// ClearMessageQueue drops the messages that are held for an id, and returns how many. Each
+// sender gets one EXPIRE, as after [Options.ExpireTimeout].
 func (r *Realm) ClearMessageQueue(id string) int {
 	sh := r.shard(id)
 	sh.mu.Lock()
@@ -185,9 +184,9 @@ func (r *Realm) ClearMessageQueue(id string) int {
 	return len(ps)
 }
 
-// Send sends a message of the application's own to an id, with the errors of
-// [Client.Send]. If a successor takes the id over before the message is written, the
-// successor gets it; the message does not wait for an id that is not connected.
+// Send sends a message of the application to an id. It returns the errors of
+// [Client.Send]. If another connection takes the id over before the message is written,
+// that connection gets it. The message is not held for an id that is not connected.
 func (r *Realm) Send(id string, m Message) error {
 	b, err := m.encode()
 	if err != nil {
@@ -206,11 +205,12 @@ func (r *Realm) Send(id string, m Message) error {
 	return err
 }
 
-// admit makes c the connection of its id and puts OPEN, what the connection that it replaces was
-// not sent, and what was held into its outbox, before anybody can find it. If waits is true, or
-// the events of the predecessor still run, the outbox goes out when [Realm.open] is called. If another client than predecessor has the id, admit changes
-// nothing and returns that client. predecessor may be nil; else it must have ended, with no write
-// under way.
+// admit makes c the connection of its id. Before anybody can find c, admit puts into its outbox:
+// OPEN, what the predecessor has not received, and what was held. If waits is true, or the events
+// of the predecessor still run, nothing is written until [Realm.open] is called.
+//
+// If another client than predecessor has the id, admit changes nothing and returns that client.
+// predecessor may be nil; else it must have ended, with no write under way.
 func (r *Realm) admit(c, predecessor *Client, waits bool) (holder *Client, err error) {
 	var t todo
 	defer func() { c.do(t) }()
@@ -227,7 +227,7 @@ func (r *Realm) admit(c, predecessor *Client, waits bool) (holder *Client, err e
 	if err := r.takeSlot(c, holder); err != nil {
 		return nil, err
 	}
-	if len(c.inheritedFrom) > 0 { // a message to a room must not find the old member removed and the new one absent
+	if len(c.inheritedFrom) > 0 { // a message to a room must find either the predecessor in it or c
 		r.rooms.mu.Lock()
 		defer r.rooms.mu.Unlock()
 	}
@@ -245,8 +245,8 @@ func (r *Realm) admit(c, predecessor *Client, waits bool) (holder *Client, err e
 	}
 	t = c.admit(sh.leaving[c.id], inherited, sh.takeLocked(r, c.id), waits)
 	sh.clients[c.id] = c
-	for _, old := range c.inheritedFrom {
-		r.rooms.inheritLocked(c, old)
+	for _, predecessor := range c.inheritedFrom {
+		r.rooms.replaceLocked(predecessor, c)
 	}
 	c.inheritedFrom = nil
 	return nil, nil
@@ -295,7 +295,7 @@ func (sh *shard) removeLocked(r *Realm, c *Client) (senders []string) {
 	return sh.returnLocked(r, c.id, rest)
 }
 
-// finish notes that the events of c have returned, for the next one of its id.
+// finish notes that the events of c have returned. A successor waits for that.
 func (r *Realm) finish(c *Client) {
 	sh := r.shard(c.id)
 	sh.mu.Lock()
@@ -306,10 +306,11 @@ func (r *Realm) finish(c *Client) {
 	c.finish()
 }
 
-// mayReplace reports whether there is a slot for c in the place of old.
-func (r *Realm) mayReplace(old, c *Client) bool {
+// mayReplace reports whether the limit per address has a slot for c if c takes the id of holder
+// over.
+func (r *Realm) mayReplace(holder, c *Client) bool {
 	limit := r.opts.ConcurrentLimitPerAddr
-	if limit <= 0 || !c.limitAddr.IsValid() || c.limitAddr == old.limitAddr {
+	if limit <= 0 || !c.limitAddr.IsValid() || c.limitAddr == holder.limitAddr {
 		return true
 	}
 	r.addrMu.Lock()
@@ -317,21 +318,22 @@ func (r *Realm) mayReplace(old, c *Client) bool {
 	return r.addrs[c.limitAddr] < limit
 }
 
-// takeSlot counts c in the place of old, which may be nil, or returns the error of the limit that forbids it.
-func (r *Realm) takeSlot(c, old *Client) error {
+// takeSlot counts c in the place of its predecessor, which may be nil. If a limit forbids that, it
+// returns the error of the limit.
+func (r *Realm) takeSlot(c, predecessor *Client) error {
 	if limit := r.opts.ConcurrentLimitPerAddr; limit > 0 {
 		r.addrMu.Lock()
 		defer r.addrMu.Unlock()
 		taken := r.addrs[c.limitAddr]
-		if old != nil && old.limitAddr == c.limitAddr {
+		if predecessor != nil && predecessor.limitAddr == c.limitAddr {
 			taken--
 		}
 		if taken >= limit && c.limitAddr.IsValid() {
 			return errAddrLimit
 		}
 	}
-	if old != nil {
-		r.countAddrLocked(old, -1)
+	if predecessor != nil {
+		r.countAddrLocked(predecessor, -1)
 		r.countAddrLocked(c, +1)
 		return nil
 	}
@@ -350,7 +352,7 @@ func (r *Realm) takeSlot(c, old *Client) error {
 	}
 }
 
-// freeSlot is the end of what takeSlot began.
+// freeSlot frees the slot that takeSlot took.
 func (r *Realm) freeSlot(c *Client) {
 	r.live.Add(-1)
 	if r.opts.ConcurrentLimitPerAddr > 0 {

@@ -8,48 +8,49 @@ import (
 	"sync"
 )
 
-// The messages about rooms. A client of an [Options.AllowJoin] sends the first
-// two; the payload of all is an object with "room". An unmodified PeerJS client
-// sends them with peer.socket.send and sees them with peer.socket.on("message").
+// The types of the messages about rooms. With [Options.AllowJoin], clients send
+// [TypeRoomJoin] and [TypeRoomLeave]; the server sends the others. The payload of each is
+// an object with the name of the "room". An unmodified PeerJS client sends them with
+// peer.socket.send and reads them with peer.socket.on("message").
 const (
-	// TypeRoomJoin asks to be a member. The answer is TypeRoomMembers or
-	// TypeRoomRefused. Who is a member already, as after a reconnect, is
-	// answered in the same way, and nobody else is told.
+	// TypeRoomJoin is a client's request to join a room. The answer is [TypeRoomMembers]
+	// or [TypeRoomRefused]. A client that is a member already, as after a reconnect, gets
+	// [TypeRoomMembers] too, and the other members are not told.
 	TypeRoomJoin MessageType = "ROOM-JOIN"
-	// TypeRoomLeave asks to be a member no longer. The sender gets
-	// TypeRoomLeft like the others.
+	// TypeRoomLeave is a client's request to leave a room. All members, the client
+	// included, get [TypeRoomLeft].
 	TypeRoomLeave MessageType = "ROOM-LEAVE"
 	// TypeRoomMembers lists the "members", the receiver included, as ids in
 	// ascending order.
 	TypeRoomMembers MessageType = "ROOM-MEMBERS"
 	// TypeRoomRefused says in "msg" why a client may not join.
 	TypeRoomRefused MessageType = "ROOM-REFUSED"
-	// TypeRoomJoined tells the members that "id" is one of them now.
+	// TypeRoomJoined tells the other members that "id" has joined.
 	TypeRoomJoined MessageType = "ROOM-JOINED"
-	// TypeRoomLeft tells the members that "id" is no longer one of them, and in
-	// "reason" why: "left", or the [DisconnectReason] of its connection.
+	// TypeRoomLeft tells the members that "id" has left, and in "reason" why: "left", or
+	// the [DisconnectReason] of its connection.
 	TypeRoomLeft MessageType = "ROOM-LEFT"
 )
 
 // Errors of [Realm.Join].
 var (
-	// ErrRoomFull is for a room with [Options.MaxRoomMembers] members.
+	// ErrRoomFull: the room has [Options.MaxRoomMembers] members.
 	ErrRoomFull = errors.New("peer: room is full")
 
-	// ErrTooManyRooms is for a client in [Options.MaxRoomsPerClient] rooms, and
-	// for a server with [Options.MaxRooms] rooms.
+	// ErrTooManyRooms: the client is in [Options.MaxRoomsPerClient] rooms, or the server
+	// has [Options.MaxRooms] rooms.
 	ErrTooManyRooms = errors.New("peer: too many rooms")
 
-	// ErrRoomName is for a name that is empty, longer than 1,024 bytes, not
-	// UTF-8, or has control characters.
+	// ErrRoomName: the name is empty, longer than 1,024 bytes, not UTF-8, or has control
+	// characters.
 	ErrRoomName = errors.New("peer: not a room name")
 )
 
 // rooms are the rooms of a realm. A room exists while it has members.
 //
-// Everything that members are told about a room is put into their outboxes under
-// the lock: all of them see the same order, and who joins gets the list before
-// any change to it.
+// Messages about a room are put into the outboxes of its members under the lock. So all members
+// see them in the same order, and a client that joins gets the list of members before any change
+// to it.
 type rooms struct {
 	mu      sync.Mutex                      // guards the following
 	members map[string]map[*Client]struct{} // by room; absent: the room is empty
@@ -71,10 +72,10 @@ func roomParcel(t MessageType, p roomPayload) parcel {
 	return ownParcel(b, keepForSamePeer)
 }
 
-// Join makes a client a member of a room, tells it who the members are, and
-// tells them about it. A client leaves all its rooms when it ends; one that comes
-// back by its own token ([ReasonReplaced]) stays in them without anybody being
-// told. Join returns [ErrRoomFull], [ErrTooManyRooms], [ErrRoomName],
+// Join makes a client a member of a room: the client gets the list of members
+// ([TypeRoomMembers]), and the other members are told ([TypeRoomJoined]). A client leaves
+// all its rooms when its connection ends. If it connects again with its token
+// ([ReasonReplaced]), it stays in them, and the other members are not told. Join returns [ErrRoomFull], [ErrTooManyRooms], [ErrRoomName],
 // [ErrNotConnected] if the client has ended, or [ErrSlowConsumer] if the client has no
 // room for the list of members (which ends it, unless it still waits for OPEN).
 func (r *Realm) Join(room string, c *Client) error {
@@ -109,8 +110,8 @@ func (r *Realm) Join(room string, c *Client) error {
 	return nil
 }
 
-// Leave ends a client's membership of a room, tells it and the members, and
-// reports whether it was one.
+// Leave takes a client out of a room, tells all members, the client included
+// ([TypeRoomLeft]), and reports whether the client was a member.
 func (r *Realm) Leave(room string, c *Client) bool {
 	r.rooms.mu.Lock()
 	if _, ok := r.rooms.members[room][c]; !ok {
@@ -124,8 +125,7 @@ func (r *Realm) Leave(room string, c *Client) bool {
 	return true
 }
 
-// Members returns the members of a room by id, in ascending order. It is never
-// nil.
+// Members returns the members of a room in ascending order of their ids.
 func (r *Realm) Members(room string) []*Client {
 	r.rooms.mu.Lock()
 	defer r.rooms.mu.Unlock()
@@ -139,10 +139,9 @@ func (r *Realm) Rooms() []string {
 	return slices.Sorted(maps.Keys(r.rooms.members))
 }
 
-// Broadcast sends a message of the application's own to all members of a room
-// and returns how many that were. As with [Client.Send], members who have too
-// much waiting are closed. The error wraps [ErrBadMessage] if the payload is not
-// JSON.
+// Broadcast sends a message of the application to all members of a room, and returns how
+// many members the room has. As with [Client.Send], a member whose outbox overflows is
+// closed. The error wraps [ErrBadMessage] if the payload is not JSON.
 func (r *Realm) Broadcast(room string, m Message) (int, error) {
 	b, err := m.encode()
 	if err != nil {
@@ -173,11 +172,10 @@ func (r *Realm) leaveRooms(c *Client, why DisconnectReason) {
 	ds.finish()
 }
 
-// inheritLocked puts a client in the place of the one whose id it took over by the
-// same token.
-func (rs *rooms) inheritLocked(c, old *Client) {
-	for room := range rs.roomsOf[old] {
-		rs.removeLocked(room, old)
+// replaceLocked puts a client in the place of its predecessor in all rooms of the predecessor.
+func (rs *rooms) replaceLocked(predecessor, c *Client) {
+	for room := range rs.roomsOf[predecessor] {
+		rs.removeLocked(room, predecessor)
 		rs.addLocked(room, c)
 	}
 }

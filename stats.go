@@ -1,25 +1,25 @@
 package peer
 
-// Stats is a snapshot of a server's counters. All but Clients and HeldBytes only
-// grow.
+// Stats is a snapshot of a server's counters. Clients and HeldBytes go up and down; the
+// others only grow.
 type Stats struct {
 	Clients     int // connected now
 	PeakClients int // the most that were connected at once
 	HeldBytes   int // waiting for absent clients now
 
-	Accepted uint64 // connections that were admitted: they got an id, and then OPEN
+	Accepted uint64 // connections that were admitted: each has got its id
 
-	// Refused are the handshakes that were not, by cause: "missing parameters",
+	// Refused are the handshakes that were refused, by cause: "missing parameters",
 	// "invalid key", "invalid id", "authentication", "id taken", "limit",
 	// "origin", "shutdown", "gave up", "bad upgrade".
 	Refused map[string]uint64
 
 	Relayed  uint64 // messages put into the outbox of their destination, EXPIRE included
 	Held     uint64 // messages that waited for an absent destination
-	Returned uint64 // messages that were saved from a connection that ended
+	Returned uint64 // messages that a connection had not received when it ended, and that were held or went to its successor
 	Expires  uint64 // EXPIRE messages made
 
-	// Dropped are the messages that came to nothing, by cause: "absent",
+	// Dropped are the messages that were dropped, by cause: "absent",
 	// "expired", "over a bound", "cleared", "unknown type", "bad message",
 	// "unauthorized", "shutdown".
 	Dropped map[string]uint64
@@ -42,9 +42,9 @@ var dropNames = [numDropReasons]string{
 	dropUnknownType: "unknown type", dropBadMessage: "bad message", dropUnauthorized: "unauthorized", dropShutdown: "shutdown",
 }
 
-// Stats returns the counters as they are now. It costs a few hundred loads and
-// may be called each second. Refused and Dropped have all their causes, also
-// those that have not happened; so has Disconnects.
+// Stats returns the current counters. It costs some hundred atomic loads, so it may be
+// called every second. The maps have an entry for every cause, also for one that has not
+// occurred.
 func (s *Server) Stats() Stats {
 	st := Stats{
 		Clients: s.realm.Len(), PeakClients: int(s.realm.peak.Load()), HeldBytes: int(s.realm.heldBytes.Load()),
