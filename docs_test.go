@@ -55,10 +55,6 @@ func docPages(t *testing.T) []string {
 	return append(pages, "README.md")
 }
 
-func TestTheReadmeIsShort(t *testing.T) {
-	require.Less(t, strings.Count(readText(t, "README.md"), "\n"), 250)
-}
-
 // Each page answers one question and can be read at once. Its lines fit on a screen.
 func TestThePagesInDocsAreShort(t *testing.T) {
 	const maxLines, maxColumns = 149, 120
