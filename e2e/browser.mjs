@@ -99,8 +99,9 @@ after(() => Promise.all(Object.values(launches ?? {}).map(async (launched) => (a
 // newPage opens an address in the browser of the test t, in a context of its own: one that
 // is as separate from the others as another person's browser. It ends with the test.
 // scripts are functions with their arguments, [f, ...args], that run in every document of
-// the page before its own scripts.
-export async function newPage(t, url, scripts = []) {
+// the page before its own scripts. internet is a script for each address of the internet
+// that the page may ask for: {address: body}.
+export async function newPage(t, url, scripts = [], internet) {
   const name = running.get(t);
   // One browser serves a whole file. The second starts while the first is already used.
   launches ??= Object.fromEntries(names.map((name) => [name, launch(name)]));
@@ -112,12 +113,24 @@ export async function newPage(t, url, scripts = []) {
   const page = await context.newPage({ type: 'window' });
   page.setDefaultTimeout(wantTimeout);
   for (const script of scripts) await page.evaluateOnNewDocument(...script);
+  if (internet) await answerFor(internet, page);
   if (verbose) {
     page.on('console', (line) => console.error(`${name}: ${line.text()}`));
     page.on('pageerror', (err) => console.error(`${name}: ${err}`));
   }
   await page.goto(url);
   return new Page(page);
+}
+
+// answerFor answers in the place of the internet, as unpkg.com does.
+async function answerFor(internet, page) {
+  await page.setRequestInterception(true);
+  page.on('request', (request) => {
+    const body = internet[request.url()];
+    if (body === undefined) return request.continue();
+    const headers = { 'Access-Control-Allow-Origin': '*' };
+    return request.respond({ contentType: 'text/javascript; charset=utf-8', headers, body });
+  });
 }
 
 // byRole is a selector for an element by its role and its name, which a screen reader says.

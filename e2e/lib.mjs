@@ -38,7 +38,7 @@ function build(pkg) {
     // binary is thrown away and needs no version stamp, which go cannot always read.
     const built = promisify(execFile)(
       'go',
-      ['build', '-C', path.join(root, pkg), '-buildvcs=false', '-o', binary, '.'],
+      ['build', '-C', path.resolve(root, pkg), '-buildvcs=false', '-o', binary, '.'],
       { timeout: buildTimeout },
     );
     builds.set(pkg, built.then(() => binary));
@@ -46,8 +46,8 @@ function build(pkg) {
   return builds.get(pkg);
 }
 
-// startServer builds the command in the directory pkg of this repository and starts it
-// with flags and, optionally, more environment. It returns when the command has printed
+// startServer builds the command in the directory pkg, of this repository or by its absolute
+// path, and starts it with flags and, optionally, more environment. It returns when the command has printed
 // a line with the loopback address that it listens on.
 export async function startServer(pkg, flags = [], { env = {} } = {}) {
   return startCommand([await build(pkg), ...flags], env);
