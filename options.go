@@ -265,8 +265,7 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// OverrideAlways is an [Options.AllowOverride] that lets every newcomer take over an id
-// (PeerServer "allow_override_connect").
+// OverrideAlways is an [Options.AllowOverride] that lets every newcomer take over an id.
 func OverrideAlways(holder, newcomer *Client) bool { return true }
 
 // StrictID is an [Options.ValidID] with the rule of the PeerJS browser client: ASCII

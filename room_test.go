@@ -239,3 +239,18 @@ func TestARoomEndsWithItsMembers(t *testing.T) {
 		require.Empty(t, r.srv.realm.rooms.roomsOf)
 	})
 }
+
+// A client that cannot be told who the members are is closed for that, which is no error of the host's.
+func TestAJoinThatOverflowsTheOutboxIsNoErrorOfTheHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{AllowJoin: anyRoom, MaxOutboxMessages: 1})
+		rec := watch(r.srv)
+		mallory := r.rawConnect("mallory") // reads OPEN, and then nothing: a pipe has no buffer
+		for i := range 3 {
+			mallory.tryWrite(rawTextFrame(fmt.Sprintf(`{"type":"ROOM-JOIN","payload":{"room":"%d"}}`, i)))
+			synctest.Wait()
+		}
+		rec.want(t, "+mallory", "-mallory slow consumer")
+		require.Empty(t, r.srv.Realm().Rooms())
+	})
+}

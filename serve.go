@@ -257,8 +257,8 @@ func (ss *session) join(room string) {
 	if err == nil {
 		err = ss.realm.Join(room, ss.c)
 	}
-	if err == nil || errors.Is(err, ErrNotConnected) {
-		return
+	if err == nil || errors.Is(err, ErrNotConnected) || errors.Is(err, ErrSlowConsumer) {
+		return // the client has ended
 	}
 	msg := "You may not join this room"
 	if reject := (*Reject)(nil); errors.As(err, &reject) {
