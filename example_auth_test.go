@@ -27,24 +27,24 @@ import (
 func ExampleOptions_signedToken() {
 	secret := []byte("32 random bytes of your own")
 
-	// sign returns the token until.nonce.signature. All its characters may stand in a URL as they are.
-	sign := func(id, until, nonce string) string {
+	// sign returns body.signature. All characters of a token may stand in a URL as they are.
+	sign := func(id, body string) string {
 		mac := hmac.New(sha256.New, secret)
-		fmt.Fprintf(mac, "peer token %q %q %q", until, nonce, id) // quoted: no two tokens have the same text
-		return until + "." + nonce + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+		fmt.Fprintf(mac, "peer token %q %q", body, id) // quoted: no two pairs have the same text
+		return body + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 	}
 	// newToken is what the application gives to a page whose user may have the id.
 	newToken := func(id string, life time.Duration) string {
-		return sign(id, strconv.FormatInt(time.Now().Add(life).Unix(), 10), rand.Text())
+		return sign(id, fmt.Sprintf("%d.%s", time.Now().Add(life).Unix(), rand.Text()))
 	}
 
 	srv := peer.NewServer(peer.Options{
 		Authenticate: func(r *http.Request, id, token string) (user any, err error) {
-			until, rest, _ := strings.Cut(token, ".")
-			nonce, _, _ := strings.Cut(rest, ".")
-			if !hmac.Equal([]byte(token), []byte(sign(id, until, nonce))) {
+			body := token[:max(0, strings.LastIndexByte(token, '.'))]
+			if !hmac.Equal([]byte(token), []byte(sign(id, body))) {
 				return nil, &peer.Reject{Message: "The token is not valid"}
 			}
+			until, _, _ := strings.Cut(body, ".")
 			seconds, err := strconv.ParseInt(until, 10, 64)
 			if err != nil || time.Now().Unix() >= seconds {
 				return nil, &peer.Reject{Message: "The token has expired"}
@@ -71,9 +71,11 @@ func ExampleOptions_signedToken() {
 	token := newToken("alice", time.Minute)
 	connect("alice", token)
 	connect("bob", token)
+	connect("alice", "guess")
 	connect("alice", newToken("alice", -time.Minute))
 	// Output:
 	// {"type":"OPEN"} <nil>
+	// {"type":"ERROR","payload":{"msg":"The token is not valid"}} <nil>
 	// {"type":"ERROR","payload":{"msg":"The token is not valid"}} <nil>
 	// {"type":"ERROR","payload":{"msg":"The token has expired"}} <nil>
 }
@@ -91,11 +93,8 @@ func ExampleOptions_sessionCookie() {
 				return nil, &peer.Reject{Message: "Please log in"}
 			}
 			user, found := sessions.Load(cookie.Value)
-			if !found {
-				return nil, &peer.Reject{Message: "Please log in again"}
-			}
-			if id != user {
-				return nil, &peer.Reject{Message: "This id belongs to another user"}
+			if !found || id != user {
+				return nil, &peer.Reject{Message: "Please log in as the owner of this id"}
 			}
 			return user, nil
 		},
@@ -126,8 +125,8 @@ func ExampleOptions_sessionCookie() {
 	connect("alice", "s1", "https://evil.example")
 	// Output:
 	// {"type":"OPEN"} <nil>
-	// {"type":"ERROR","payload":{"msg":"This id belongs to another user"}} <nil>
-	// {"type":"ERROR","payload":{"msg":"Please log in again"}} <nil>
+	// {"type":"ERROR","payload":{"msg":"Please log in as the owner of this id"}} <nil>
+	// {"type":"ERROR","payload":{"msg":"Please log in as the owner of this id"}} <nil>
 	// status 403
 }
 
@@ -141,10 +140,9 @@ func ExampleOptions_ticket() {
 	}
 	var mu sync.Mutex                     // guards tickets
 	tickets := make(map[[32]byte]*ticket) // hash of the token -> ticket
-	errTicket := &peer.Reject{Message: "Please get a new ticket"}
 
 	// issue is what the application calls for a page whose user it knows.
-	issue := func(user string) (token string) {
+	issue := func(user string, life time.Duration) (token string) {
 		mu.Lock()
 		defer mu.Unlock()
 		for hash, t := range tickets {
@@ -153,7 +151,7 @@ func ExampleOptions_ticket() {
 			}
 		}
 		token = rand.Text()
-		tickets[sha256.Sum256([]byte(token))] = &ticket{user: user, expires: time.Now().Add(time.Minute)}
+		tickets[sha256.Sum256([]byte(token))] = &ticket{user: user, expires: time.Now().Add(life)}
 		return token
 	}
 
@@ -162,14 +160,10 @@ func ExampleOptions_ticket() {
 			mu.Lock()
 			defer mu.Unlock()
 			t := tickets[sha256.Sum256([]byte(token))]
-			switch {
-			case t == nil:
-				return nil, errTicket
-			case t.id == "" && time.Now().Before(t.expires):
-				t.id = id
-			case t.id != id:
-				return nil, errTicket
+			if t == nil || t.id == "" && time.Now().After(t.expires) || t.id != "" && t.id != id {
+				return nil, &peer.Reject{Message: "Please get a new ticket"}
 			}
+			t.id = id
 			return t.user, nil
 		},
 	})
@@ -218,11 +212,12 @@ func ExampleOptions_ticket() {
 		var closed websocket.CloseError
 		fmt.Println("closed:", errors.As(err, &closed), closed.Reason)
 	}
-	token := issue("Alice")
+	token := issue("Alice", time.Minute)
 	first := connect("alice", token)
 	second := connect("alice", token) // peer.reconnect(), before the server knows that the first socket is lost
 	wantClosed(first)
 	wantClosed(connect("mallory", token))
+	wantClosed(connect("alice", issue("Alice", -time.Minute)))
 	logout("Alice")
 	wantClosed(second)
 	wantClosed(connect("alice", token))
@@ -231,6 +226,8 @@ func ExampleOptions_ticket() {
 	// alice reads {"type":"OPEN"} <nil>
 	// closed: true replaced by its own token
 	// mallory reads {"type":"ERROR","payload":{"msg":"Please get a new ticket"}} <nil>
+	// closed: true refused
+	// alice reads {"type":"ERROR","payload":{"msg":"Please get a new ticket"}} <nil>
 	// closed: true refused
 	// closed: true removed
 	// alice reads {"type":"ERROR","payload":{"msg":"Please get a new ticket"}} <nil>
