@@ -45,7 +45,7 @@ func (s *stream) write(p []byte) (n int, err error) {
 
 func (s *stream) read(p []byte) (int, error) {
 	for {
-		n, err, changed, limit := s.tryRead(p)
+		n, changed, limit, err := s.tryRead(p)
 		if changed == nil {
 			return n, err
 		}
@@ -64,7 +64,7 @@ func (s *stream) read(p []byte) (int, error) {
 
 // tryRead reads what there is. If there is nothing, changed says when to try again, and limit says how far away the
 // deadline is.
-func (s *stream) tryRead(p []byte) (n int, err error, changed <-chan struct{}, limit time.Duration) {
+func (s *stream) tryRead(p []byte) (n int, changed <-chan struct{}, limit time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.deadline.IsZero() {
@@ -72,17 +72,17 @@ func (s *stream) tryRead(p []byte) (n int, err error, changed <-chan struct{}, l
 	}
 	switch {
 	case s.broken:
-		return 0, net.ErrClosed, nil, 0
+		return 0, nil, 0, net.ErrClosed
 	case limit < 0 || limit == 0 && !s.deadline.IsZero():
-		return 0, os.ErrDeadlineExceeded, nil, 0
+		return 0, nil, 0, os.ErrDeadlineExceeded
 	case len(s.buf) > 0:
 		n = copy(p, s.buf)
 		s.buf = s.buf[n:]
-		return n, nil, nil, 0
+		return n, nil, 0, nil
 	case s.closed:
-		return 0, io.EOF, nil, 0
+		return 0, nil, 0, io.EOF
 	}
-	return 0, nil, s.changed, limit
+	return 0, s.changed, limit, nil
 }
 
 // A conn is one end of a connection in memory. It has the addresses of a TCP connection, because middleware expects an

@@ -253,3 +253,8 @@ func TestAClientThatIsNotAskedReadsOn(t *testing.T) {
 		alice.ExpectNothing(0)
 	})
 }
+
+func TestTheExampleIsTrue(t *testing.T) {
+	t.Run("in a bubble", officeInABubble)
+	t.Run("in real time", officeInRealTime)
+}
