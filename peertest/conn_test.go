@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -103,20 +104,25 @@ func TestAListenerThatNobodyAcceptsFromCanBeLeft(t *testing.T) {
 
 // The frames of a client that is used on several goroutines do not mix.
 func TestSendAndCloseWriteWholeFrames(t *testing.T) {
-	srv := peer.NewServer(peer.Options{})
+	srv := peer.NewServer(peer.Options{MaxMessageSize: -1})
 	defer srv.Close()
+	chat := []byte(`{"type":"CHAT","payload":"` + strings.Repeat("x", 1<<20) + `"}`) // is written in many pieces
 	left := make(chan peer.DisconnectReason, 1)
 	srv.OnDisconnect(func(_ *peer.Client, why peer.DisconnectReason) { left <- why })
 	h := New(t, srv, "/")
-	for range 20 {
+	for range 3 {
 		alice := h.Dial("alice")
 		var senders sync.WaitGroup
-		for range 4 {
+		begun := make(chan struct{}, 2)
+		for range cap(begun) {
 			senders.Go(func() {
-				for alice.write([]byte(`{"type":"CHAT","payload":"`+string(make([]byte, 9000))+`"}`)) == nil {
+				begun <- struct{}{}
+				for alice.write(chat) == nil {
 				}
 			})
 		}
+		<-begun
+		require.NoError(t, alice.write(chat))
 		alice.Close()
 		senders.Wait()
 		require.Equal(t, peer.ReasonClientClosed, <-left)

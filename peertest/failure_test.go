@@ -3,10 +3,10 @@ package peertest_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -291,23 +291,34 @@ func TestAFrameThatIsNoMessageIsAFailure(t *testing.T) {
 }
 
 func TestAHandlerThatDoesNotEndIsAFailure(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		release := make(chan struct{})
-		stuck := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.(http.Flusher).Flush()
-			<-release
-		})
-		tb := &fakeTB{TB: t}
-		tb.run(func() {
-			res, err := peertest.New(tb, stuck, "/").HTTPClient().Get("http://example.com/")
+	for name, begin := range map[string]func(http.ResponseWriter){
+		"answered": func(w http.ResponseWriter) { w.(http.Flusher).Flush() },
+		"hijacked": func(w http.ResponseWriter) {
+			conn, _, err := w.(http.Hijacker).Hijack()
 			assert.NoError(t, err)
-			assert.NoError(t, res.Body.Close())
+			io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+			conn.Close()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				tb := &fakeTB{TB: t}
+				tb.run(func() {
+					h := peertest.New(tb, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+						begin(w)
+						<-release
+					}), "/")
+					res, err := h.HTTPClient().Get(h.URL)
+					assert.NoError(t, err)
+					assert.NoError(t, res.Body.Close())
+				})
+				require.Empty(t, tb.fatal)
+				require.Equal(t, []string{"peertest: the handler has not returned for 15s after the connections were closed"}, tb.errors)
+				close(release)
+			})
 		})
-		require.Empty(t, tb.fatal)
-		require.Len(t, tb.errors, 1)
-		require.True(t, strings.HasPrefix(tb.errors[0], "peertest: the handler has not returned for 15s"), tb.errors[0])
-		close(release)
-	})
+	}
 }
 
 func TestAfterTheTestNoClientConnects(t *testing.T) {

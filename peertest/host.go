@@ -191,7 +191,7 @@ func (h *Host) get(what string, opts []Option) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("expected the body of the answer, but reading it failed: %w", withoutURL(err))
 	case res.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("expected 200 OK, but got %s: %q", res.Status, cfg.hide(strings.TrimSpace(string(body))))
+		return nil, fmt.Errorf("expected 200 OK, but got %s: %q", res.Status, strings.TrimSpace(string(body)))
 	}
 	return body, nil
 }

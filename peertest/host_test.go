@@ -195,6 +195,12 @@ func TestNothingIsLeftOfATestThatForgetsToTidyUp(t *testing.T) {
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
 		})
+		mux.HandleFunc("/hijacked", func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			assert.NoError(t, err)
+			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n")
+			go io.Copy(io.Discard, conn)
+		})
 		h := peertest.New(t, mux, "/peerjs")
 		h.Dial("alice").Send(peer.TypeOffer, "nobody", 1)
 		h.Dial("bob").Freeze()
@@ -202,6 +208,9 @@ func TestNothingIsLeftOfATestThatForgetsToTidyUp(t *testing.T) {
 		h.DialRefused("alice", peertest.Token("other"))
 		_, err := h.HTTPClient().Get(h.URL + "/slow") // the body is not closed
 		require.NoError(t, err)
+		res, err := h.HTTPClient().Get(h.URL + "/hijacked")
+		require.NoError(t, err)
+		require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
 		left := make(chan error)
 		go func() {
 			_, err := h.TryDial("late", peertest.Header(http.Header{"Origin": nil}))

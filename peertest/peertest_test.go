@@ -207,15 +207,27 @@ func TestARefusalSaysHow(t *testing.T) {
 }
 
 func TestIgnoredMessagesAreNotRead(t *testing.T) {
-	srv, h, _ := newHost(t, peer.Options{}, peertest.Ignore("ICE-SERVERS"))
+	srv, h, _ := newHost(t, peer.Options{}, peertest.Ignore("A", "B"), peertest.Ignore("ICE-SERVERS"))
 	srv.OnConnection(func(c *peer.Client) {
 		c.Send(peer.Message{Type: "ICE-SERVERS", Payload: json.RawMessage("[]")})
 		c.Send(peer.Message{Type: "NEWS"})
 	})
 	h.Dial("alice").Expect("NEWS")
 	bob := h.Dial("bob", peertest.Ignore("NEWS"))
+	h.DialRefused("bob", peertest.Token("other"), peertest.Ignore("LAST")) // changes nothing for the first bob
+	require.NoError(t, srv.Realm().Send("bob", peer.Message{Type: "NEWS"}))
 	require.NoError(t, srv.Realm().Send("bob", peer.Message{Type: "LAST"}))
 	bob.Expect("LAST")
+}
+
+func TestAFailedDialLeavesNoConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, h, left := newHost(t, peer.Options{})
+		srv.OnConnection(func(*peer.Client) { time.Sleep(2 * time.Second) })
+		_, err := h.TryDial("alice", peertest.Timeout(time.Second))
+		require.EqualError(t, err, "peertest: alice expected OPEN, but nothing came for 1s")
+		require.Equal(t, "alice: connection lost", <-left)
+	})
 }
 
 func TestACrowdConnectsAtOnce(t *testing.T) {
