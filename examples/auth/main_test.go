@@ -22,6 +22,7 @@ import (
 	"nhooyr.io/websocket"
 
 	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/peertest"
 )
 
 // waitLimit bounds every wait of a test for something that must happen.
@@ -35,12 +36,12 @@ func newSite(t testing.TB) *site {
 	return &site{key: k}
 }
 
-// A rig is the application on a loopback socket.
+// A rig is the application in memory.
 type rig struct {
 	t testing.TB
 	*site
+	*peertest.Host
 	srv *peer.Server
-	url string
 }
 
 func newRig(t testing.TB) *rig {
@@ -50,12 +51,8 @@ func newRig(t testing.TB) *rig {
 }
 
 func serve(t testing.TB, s *site, h http.Handler, srv *peer.Server) *rig {
-	ts := httptest.NewServer(h)
-	t.Cleanup(func() {
-		require.NoError(t, srv.Close())
-		ts.Close()
-	})
-	return &rig{t: t, site: s, srv: srv, url: ts.URL}
+	t.Cleanup(func() { require.NoError(t, srv.Close()) })
+	return &rig{t: t, site: s, srv: srv, Host: peertest.New(t, h, "/peerjs")}
 }
 
 // newToken is a token as a page gets it.
@@ -92,65 +89,42 @@ func post(h http.HandlerFunc, body string, cookies ...*http.Cookie) *httptest.Re
 	return res
 }
 
-// A client is a socket that has been asked for with an id and a token.
-type client struct {
-	t  testing.TB
-	ws *websocket.Conn
-}
-
-// dial opens a socket. What the server has to say about it is still to be read.
-func (r *rig) dial(id, token string) *client {
+// online connects a user in a room with a new token.
+func (r *rig) online(user, room string) *peertest.Client {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
-	defer cancel()
-	q := url.Values{"key": {"peerjs"}, "id": {id}, "token": {token}}
-	ws, _, err := websocket.Dial(ctx, r.url+"/peerjs/peerjs?"+q.Encode(), nil)
-	require.NoError(r.t, err)
-	r.t.Cleanup(func() { ws.CloseNow() })
-	return &client{r.t, ws}
+	return r.Dial(user+"-"+room, peertest.Token(r.newToken(user, room)))
 }
 
-// online opens a socket for a user in a room, and waits for OPEN.
-func (r *rig) online(user, room string) *client {
+// wantRefused wants a client with this id and token to be refused on its socket.
+func (r *rig) wantRefused(id, token string, kind peer.MessageType, text string) {
 	r.t.Helper()
-	c := r.dial(user+"-"+room, r.newToken(user, room))
-	c.want(`{"type":"OPEN"}`)
-	return c
+	want := peertest.Refusal{Status: http.StatusSwitchingProtocols, Type: kind, Text: text, Code: int(websocket.StatusPolicyViolation)}
+	require.Equal(r.t, want, r.DialRefused(id, peertest.Token(token)))
 }
 
-// want wants this message next.
-func (c *client) want(message string) {
-	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
-	defer cancel()
-	_, data, err := c.ws.Read(ctx)
-	require.NoError(c.t, err, "want %s", message)
-	require.JSONEq(c.t, message, string(data))
+// wantMessage wants this message next, with a payload that is JSON.
+func wantMessage(t testing.TB, c *peertest.Client, kind peer.MessageType, src, payload string) {
+	t.Helper()
+	m := c.Expect(kind)
+	require.Equal(t, src, m.Src)
+	require.Equal(t, c.ID(), m.Dst)
+	require.JSONEq(t, payload, string(m.Payload))
 }
 
-// wantClosed wants the socket to be closed next, with this code.
-func (c *client) wantClosed(code websocket.StatusCode) {
-	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
-	defer cancel()
-	_, data, err := c.ws.Read(ctx)
-	require.Error(c.t, err, "%s", data)
-	require.Equal(c.t, code, websocket.CloseStatus(err), err)
-}
-
-func (c *client) send(message string) {
-	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
-	defer cancel()
-	require.NoError(c.t, c.ws.Write(ctx, websocket.MessageText, []byte(message)))
+// wantOverridden wants the id to go to another device.
+func wantOverridden(t testing.TB, c *peertest.Client) {
+	t.Helper()
+	require.JSONEq(t, `{"msg":"Your id was taken over by another connection"}`, string(c.Expect(peer.TypeOverride).Payload))
+	code, _ := c.ExpectClosed()
+	require.Equal(t, peer.CloseOverridden, code)
 }
 
 // wantRead wants the server to have read everything that alice-blue has sent, and to have
 // nothing for her but the message that she now sends to herself.
-func (c *client) wantRead() {
-	c.t.Helper()
-	c.send(`{"type":"CHAT","dst":"alice-blue","payload":"me"}`)
-	c.want(`{"type":"CHAT","src":"alice-blue","dst":"alice-blue","payload":"me"}`)
+func wantRead(t testing.TB, alice *peertest.Client) {
+	t.Helper()
+	alice.Send("CHAT", "alice-blue", "me")
+	wantMessage(t, alice, "CHAT", "alice-blue", `"me"`)
 }
 
 func TestWhoIsTurnedAwayReadsWhy(t *testing.T) {
@@ -173,18 +147,16 @@ func TestWhoIsTurnedAwayReadsWhy(t *testing.T) {
 		"signed but no base64":     {"!." + r.key.mac(useToken, "!"), "Your token is not valid"},
 		"a session":                {r.key.sign(useSession, alice), "Your token is not valid"},
 		"expired":                  {r.key.sign(useToken, expired), "Your token has expired"},
-		"another user's":           {r.newToken("bob", "blue"), `Your token is for the id \"bob-blue\"`},
-		"for another room":         {r.newToken("alice", "green"), `Your token is for the id \"alice-green\"`},
+		"another user's":           {r.newToken("bob", "blue"), `Your token is for the id "bob-blue"`},
+		"for another room":         {r.newToken("alice", "green"), `Your token is for the id "alice-green"`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := r.dial("alice-blue", tc.token)
-			c.want(`{"type":"ERROR","payload":{"msg":"` + tc.want + `"}}`)
-			c.wantClosed(websocket.StatusPolicyViolation)
+			r.wantRefused("alice-blue", tc.token, peer.TypeError, tc.want)
 			require.Zero(t, r.srv.Realm().Len())
 		})
 	}
 
-	r.dial("alice-blue", good).want(`{"type":"OPEN"}`)
+	r.Dial("alice-blue", peertest.Token(good))
 }
 
 // Every bit of a token counts, so there is no second way to write the same one.
@@ -245,32 +217,25 @@ func TestTokensFitIntoAHandshake(t *testing.T) {
 }
 
 func TestASecondDeviceOfAUserTakesTheIDOver(t *testing.T) {
-	const overridden = `{"type":"OVERRIDE_CONNECTION","payload":{"msg":"Your id was taken over by another connection"}}`
 	r := newRig(t)
 	phoneToken := r.newToken("alice", "blue")
-	phone := r.dial("alice-blue", phoneToken)
-	phone.want(`{"type":"OPEN"}`)
-
+	phone := r.Dial("alice-blue", peertest.Token(phoneToken))
 	laptop := r.online("alice", "blue")
-	phone.want(overridden)
-	phone.wantClosed(peer.CloseOverridden)
+	wantOverridden(t, phone)
 
 	// The phone may reconnect as often as it likes.
 	for range 3 {
-		phone = r.dial("alice-blue", phoneToken)
-		phone.want(`{"type":"ID-TAKEN","payload":{"msg":"ID is taken"}}`)
-		phone.wantClosed(websocket.StatusPolicyViolation)
+		r.wantRefused("alice-blue", phoneToken, peer.TypeIDTaken, "ID is taken")
 	}
 	// Bob cannot, with no token that he can get.
 	for _, room := range []string{"blue", "green"} {
-		r.dial("alice-blue", r.newToken("bob", room)).want(`{"type":"ERROR","payload":{"msg":"Your token is for the id \"bob-` + room + `\""}}`)
+		r.wantRefused("alice-blue", r.newToken("bob", room), peer.TypeError, `Your token is for the id "bob-`+room+`"`)
 	}
-	laptop.wantRead()
+	wantRead(t, laptop)
 
 	// With a new token it is a new device.
 	r.online("alice", "blue")
-	laptop.want(overridden)
-	laptop.wantClosed(peer.CloseOverridden)
+	wantOverridden(t, laptop)
 }
 
 func TestAUserOnlineInTwoRoomsIsTwoPeers(t *testing.T) {
@@ -290,47 +255,47 @@ func TestNobodyOverridesAnotherUser(t *testing.T) {
 		},
 	})
 	r := serve(t, nil, http.StripPrefix("/peerjs", srv), srv)
-	r.dial("reception", "alice.1").want(`{"type":"OPEN"}`)
-	r.dial("reception", "bob.1").want(`{"type":"ID-TAKEN","payload":{"msg":"ID is taken"}}`)
-	r.dial("reception", "alice.2").want(`{"type":"OPEN"}`)
+	r.Dial("reception", peertest.Token("alice.1"))
+	r.wantRefused("reception", "bob.1", peer.TypeIDTaken, "ID is taken")
+	r.Dial("reception", peertest.Token("alice.2"))
 }
 
 func TestMessagesStayInTheirRoom(t *testing.T) {
 	r := newRig(t)
 	alice, bob, carol := r.online("alice", "blue"), r.online("bob", "blue"), r.online("carol", "green")
 
-	alice.send(`{"type":"OFFER","dst":"bob-blue","payload":1}`)
-	bob.want(`{"type":"OFFER","src":"alice-blue","dst":"bob-blue","payload":1}`)
-	bob.send(`{"type":"CHAT","dst":"alice-blue","payload":"hello"}`)
-	alice.want(`{"type":"CHAT","src":"bob-blue","dst":"alice-blue","payload":"hello"}`)
+	alice.Send(peer.TypeOffer, "bob-blue", 1)
+	wantMessage(t, bob, peer.TypeOffer, "alice-blue", `1`)
+	bob.Send("CHAT", "alice-blue", "hello")
+	wantMessage(t, alice, "CHAT", "bob-blue", `"hello"`)
 
 	// An offer to somebody who is absent waits some seconds for its EXPIRE. One that may
 	// not go there gets it at once, and so before that: online, absent or no id at all.
-	alice.send(`{"type":"OFFER","dst":"alice2-blue"}`)
+	alice.Send(peer.TypeOffer, "alice2-blue", nil)
 	for _, dst := range []string{"carol-green", "bob-green", "blue", "-green", "bob-blue-x", "nobody"} {
-		alice.send(`{"type":"OFFER","dst":"` + dst + `","payload":2}`)
-		alice.want(`{"type":"EXPIRE","src":"` + dst + `","dst":"alice-blue"}`)
+		alice.Send(peer.TypeOffer, dst, 2)
+		require.Equal(t, peer.Message{Type: peer.TypeExpire, Src: dst, Dst: "alice-blue"}, alice.Expect(peer.TypeExpire))
 	}
-	for _, kind := range []string{"ANSWER", "CANDIDATE", "LEAVE", "EXPIRE", "CHAT"} {
-		alice.send(`{"type":"` + kind + `","dst":"carol-green","payload":3}`)
-		alice.send(`{"type":"` + kind + `","dst":"bob-green","payload":3}`)
+	for _, kind := range []peer.MessageType{peer.TypeAnswer, peer.TypeCandidate, peer.TypeLeave, peer.TypeExpire, "CHAT"} {
+		alice.Send(kind, "carol-green", 3)
+		alice.Send(kind, "bob-green", 3)
 	}
-	alice.wantRead()
+	wantRead(t, alice)
 
 	// The first that anybody in green gets is from green, also who came later.
 	late := r.online("bob", "green")
-	carol.send(`{"type":"CHAT","dst":"bob-green","payload":4}`)
-	late.want(`{"type":"CHAT","src":"carol-green","dst":"bob-green","payload":4}`)
-	late.send(`{"type":"CHAT","dst":"carol-green","payload":5}`)
-	carol.want(`{"type":"CHAT","src":"bob-green","dst":"carol-green","payload":5}`)
+	carol.Send("CHAT", "bob-green", 4)
+	wantMessage(t, late, "CHAT", "carol-green", `4`)
+	late.Send("CHAT", "carol-green", 5)
+	wantMessage(t, carol, "CHAT", "bob-green", `5`)
 }
 
 func TestAnOfferWaitsForAPeerOfTheRoom(t *testing.T) {
 	r := newRig(t)
 	alice := r.online("alice", "blue")
-	alice.send(`{"type":"OFFER","dst":"bob-blue","payload":1}`)
-	alice.wantRead()
-	r.online("bob", "blue").want(`{"type":"OFFER","src":"alice-blue","dst":"bob-blue","payload":1}`)
+	alice.Send(peer.TypeOffer, "bob-blue", 1)
+	wantRead(t, alice)
+	wantMessage(t, r.online("bob", "blue"), peer.TypeOffer, "alice-blue", `1`)
 }
 
 func TestOnlyUsersComeIn(t *testing.T) {
@@ -437,18 +402,27 @@ func TestTheWholeLifeOfTheProgram(t *testing.T) {
 	require.NotNil(t, found, "%s", line[:n])
 	go io.Copy(io.Discard, log)
 
-	r := &rig{t: t, site: &site{key: []byte(key)}, url: string(found[1])}
+	address := string(found[1])
 	for path, want := range map[string]string{"/": "<title>auth</title>", "/peerjs.js": "the client", "/peerjs/": "PeerJS"} {
-		res, err := http.Get(r.url + path)
+		res, err := http.Get(address + path)
 		require.NoError(t, err)
 		body, err := io.ReadAll(res.Body)
 		res.Body.Close()
 		require.NoError(t, err)
 		require.Contains(t, string(body), want)
 	}
-	alice := r.online("alice", "blue")
+	_, token := askToken(t, &site{key: []byte(key)}, "alice", "blue")
+	limited, cancel := context.WithTimeout(t.Context(), waitLimit)
+	defer cancel()
+	alice, _, err := websocket.Dial(limited, address+"/peerjs/peerjs?key=peerjs&id=alice-blue&token="+token, nil)
+	require.NoError(t, err)
+	defer alice.CloseNow()
+	_, data, err := alice.Read(limited)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"type":"OPEN"}`, string(data))
 	quit()
-	alice.wantClosed(websocket.StatusGoingAway)
+	_, _, err = alice.Read(limited)
+	require.Equal(t, websocket.StatusGoingAway, websocket.CloseStatus(err), err)
 	select {
 	case err := <-done:
 		require.NoError(t, err)

@@ -15,11 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	//lint:file-ignore SA1019 see client.go
 	"nhooyr.io/websocket"
 
 	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/peertest"
 )
 
 // waitLimit bounds every wait of a test for something that must happen.
@@ -27,10 +29,10 @@ const waitLimit = 20 * time.Second
 
 // A rig is the application, with a look at its count after each event.
 type rig struct {
+	*peertest.Host
 	t     testing.TB
 	site  http.Handler
 	srv   *peer.Server
-	url   string
 	steps chan string // "+alice: 1 online"
 }
 
@@ -40,12 +42,8 @@ func newRig(t testing.TB) *rig {
 	// Registered after the application's own functions, so called after these.
 	srv.OnConnection(func(c *peer.Client) { r.steps <- "+" + c.ID() + ": " + r.online() })
 	srv.OnDisconnect(func(c *peer.Client, _ peer.DisconnectReason) { r.steps <- "-" + c.ID() + ": " + r.online() })
-	ts := httptest.NewServer(site)
-	r.url = ts.URL
-	t.Cleanup(func() {
-		require.NoError(t, srv.Close())
-		ts.Close()
-	})
+	t.Cleanup(func() { require.NoError(t, srv.Close()) })
+	r.Host = peertest.New(t, site, "/peerjs")
 	return r
 }
 
@@ -69,55 +67,31 @@ func (r *rig) want(steps ...string) {
 	require.True(r.t, strings.HasSuffix(steps[len(steps)-1], ": "+r.online()))
 }
 
-// dial connects and waits for OPEN.
-func dial(url, id, token string) (*websocket.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
-	defer cancel()
-	ws, _, err := websocket.Dial(ctx, url+"/peerjs/peerjs?key=peerjs&id="+id+"&token="+token, nil)
-	if err != nil {
-		return nil, err
-	}
-	_, data, err := ws.Read(ctx)
-	if err == nil && string(data) != `{"type":"OPEN"}` {
-		err = fmt.Errorf("%s instead of OPEN", data)
-	}
-	return ws, err
-}
-
-func (r *rig) connect(id, token string) *websocket.Conn {
-	r.t.Helper()
-	ws, err := dial(r.url, id, token)
-	require.NoError(r.t, err)
-	r.t.Cleanup(func() { ws.CloseNow() })
-	return ws
-}
-
 func TestTheCountIsExactAfterEveryStep(t *testing.T) {
 	r := newRig(t)
 	require.Equal(t, "0 online", r.online())
-	r.connect("alice", "1")
+	r.Dial("alice")
 	r.want("+alice: 1 online")
-	bob := r.connect("bob", "2")
+	bob := r.Dial("bob")
 	r.want("+bob: 2 online")
-	carol := r.connect("carol", "3")
+	carol := r.Dial("carol")
 	r.want("+carol: 3 online")
 
 	// The same peer again.
-	again := r.connect("alice", "1")
+	again := r.Dial("alice")
 	r.want("-alice: 2 online", "+alice: 3 online")
 	// Somebody else who wants the id of a peer is not online.
-	_, err := dial(r.url, "alice", "other")
-	require.ErrorContains(t, err, "ID-TAKEN")
+	require.Equal(t, peer.TypeIDTaken, r.DialRefused("alice", peertest.Token("other")).Type)
 	require.Equal(t, "3 online", r.online())
 
-	bob.CloseNow()
+	bob.Vanish()
 	r.want("-bob: 2 online")
-	carol.Close(websocket.StatusNormalClosure, "")
+	carol.Close()
 	r.want("-carol: 1 online")
-	require.NoError(t, again.Write(t.Context(), websocket.MessageText, []byte(`{"type":"LEAVE"}`)))
+	again.Leave()
 	r.want("-alice: 0 online")
 
-	r.connect("dave", "4")
+	r.Dial("dave")
 	r.want("+dave: 1 online")
 	r.srv.Realm().RemoveClient("dave")
 	r.want("-dave: 0 online")
@@ -126,30 +100,21 @@ func TestTheCountIsExactAfterEveryStep(t *testing.T) {
 func TestTheCountIsExactInACrowd(t *testing.T) {
 	const ids, rounds, each = 8, 10, 3
 	r := newRig(t)
-	errs := make(chan error, ids*each)
 	var crowd sync.WaitGroup
 	for i := range ids {
 		for range each { // they take the id over from each other
 			crowd.Go(func() {
 				for range rounds {
-					ws, err := dial(r.url, fmt.Sprintf("peer%d", i), "token")
-					if ws != nil {
-						ws.CloseNow()
-					}
-					if ws == nil {
-						errs <- err
-						return
+					if c, err := r.TryDial(fmt.Sprintf("peer%d", i)); err == nil {
+						c.Vanish()
+					} else {
+						assert.ErrorContains(t, err, "but the server closed the connection with 4002") // the next one came
 					}
 				}
 			})
 		}
 	}
 	crowd.Wait()
-	select {
-	case err := <-errs:
-		t.Fatal(err)
-	default:
-	}
 	require.NoError(t, r.srv.Close())
 	require.Equal(t, "0 online", r.online())
 	close(r.steps)
@@ -178,7 +143,7 @@ func TestTheOtherRoutesAreThere(t *testing.T) {
 		"/peerjs/peerjs/id": {200, "text/html; charset=utf-8"},
 		"/nothing":          {404, "text/plain; charset=utf-8"},
 	} {
-		res, err := http.Get(r.url + path)
+		res, err := r.HTTPClient().Get(r.URL + path)
 		require.NoError(t, err)
 		res.Body.Close()
 		require.Equal(t, want.status, res.StatusCode, path)
@@ -226,9 +191,13 @@ func live(t *testing.T) (answered bool) {
 	addr := log.want(t, `msg=listening url=http://(127\.0\.0\.1:[1-9][0-9]*)/$`)[0]
 	connected := make(chan *websocket.Conn, 1)
 	go func() {
-		ws, err := dial("http://"+addr, "alice", "1")
-		if err != nil {
-			t.Error(err)
+		ctx, cancel := context.WithTimeout(ctx, waitLimit)
+		defer cancel()
+		ws, _, err := websocket.Dial(ctx, "http://"+addr+"/peerjs/peerjs?key=peerjs&id=alice&token=1", nil)
+		if assert.NoError(t, err) {
+			_, data, err := ws.Read(ctx)
+			assert.NoError(t, err)
+			assert.JSONEq(t, `{"type":"OPEN"}`, string(data))
 		}
 		connected <- ws
 	}()

@@ -11,7 +11,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -24,6 +23,7 @@ import (
 	"nhooyr.io/websocket"
 
 	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/peertest"
 )
 
 // waitLimit bounds every wait of a test for something that must happen.
@@ -31,63 +31,47 @@ const waitLimit = 20 * time.Second
 
 var quiet = slog.New(slog.DiscardHandler)
 
-func serve(t *testing.T, cfg config) (url string, srv *peer.Server) {
-	site, srv := newSite(cfg, quiet)
-	ts := httptest.NewServer(site)
-	t.Cleanup(func() {
-		require.NoError(t, srv.Close())
-		ts.Close()
-	})
-	return ts.URL, srv
+// A rig is the site in memory.
+type rig struct {
+	*peertest.Host
+	t   *testing.T
+	srv *peer.Server
 }
 
-func get(t *testing.T, url string) (*http.Response, string) {
-	t.Helper()
-	res, err := http.Get(url)
-	require.NoError(t, err)
+func serve(t *testing.T, cfg config) *rig {
+	site, srv := newSite(cfg, quiet)
+	t.Cleanup(func() { require.NoError(t, srv.Close()) })
+	return &rig{t: t, srv: srv, Host: peertest.New(t, site, "/peerjs")}
+}
+
+func (r *rig) get(path string) (*http.Response, string) {
+	r.t.Helper()
+	res, err := r.HTTPClient().Get(r.URL + path)
+	require.NoError(r.t, err)
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
-	require.NoError(t, err)
+	require.NoError(r.t, err)
 	return res, string(body)
 }
 
-// A guest is a page's socket.
-type guest struct {
-	t  *testing.T
-	ws *websocket.Conn
+// join asks for a room, as a page does.
+func join(c *peertest.Client, room string) {
+	c.Send(peer.TypeRoomJoin, "", map[string]string{"room": room})
 }
 
-func dial(t *testing.T, client *http.Client, url, id string) *guest {
+// want wants this message of the server next.
+func want(t *testing.T, c *peertest.Client, kind peer.MessageType, payload string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
-	defer cancel()
-	ws, _, err := websocket.Dial(ctx, url+"/peerjs/peerjs?key=peerjs&id="+id+"&token="+id, &websocket.DialOptions{HTTPClient: client})
-	require.NoError(t, err)
-	t.Cleanup(func() { ws.CloseNow() })
-	g := &guest{t, ws}
-	g.want(`{"type":"OPEN"}`)
-	return g
-}
-
-func (g *guest) want(message string) {
-	g.t.Helper()
-	ctx, cancel := context.WithTimeout(g.t.Context(), waitLimit)
-	defer cancel()
-	_, data, err := g.ws.Read(ctx)
-	require.NoError(g.t, err, "want %s", message)
-	require.JSONEq(g.t, message, string(data))
-}
-
-func (g *guest) join(room string) {
-	g.t.Helper()
-	require.NoError(g.t, g.ws.Write(g.t.Context(), websocket.MessageText, []byte(`{"type":"ROOM-JOIN","payload":{"room":"`+room+`"}}`)))
+	m := c.Expect(kind)
+	require.Empty(t, m.Src+m.Dst)
+	require.JSONEq(t, payload, string(m.Payload))
 }
 
 func TestTheFrontPageMakesARoom(t *testing.T) {
-	url, _ := serve(t, config{})
+	r := serve(t, config{})
 	seen := map[string]bool{}
 	for range 20 {
-		res, body := get(t, url+"/")
+		res, body := r.get("/")
 		require.Equal(t, http.StatusOK, res.StatusCode)
 		room := strings.TrimPrefix(res.Request.URL.Path, "/room/")
 		require.Regexp(t, `^[a-z2-7]{3}-[a-z2-7]{4}-[a-z2-7]{3}$`, room)
@@ -97,29 +81,29 @@ func TestTheFrontPageMakesARoom(t *testing.T) {
 		seen[room] = true
 	}
 	for _, path := range []string{"/room/", "/room/No", "/room/a%20b", "/room/" + strings.Repeat("a", 65), "/peerjs.min.js"} {
-		res, _ := get(t, url+path)
+		res, _ := r.get(path)
 		require.Equal(t, http.StatusNotFound, res.StatusCode, path)
 	}
 }
 
 func TestThePageRefersOnlyToWhatIsServed(t *testing.T) {
-	url, _ := serve(t, config{script: []byte("// the client")})
-	_, page := get(t, url+"/room/x")
+	r := serve(t, config{script: []byte("// the client")})
+	_, page := r.get("/room/x")
 	sources := regexp.MustCompile(`(?:src|href)="([^"#]*)`).FindAllStringSubmatch(page, -1)
 	require.Greater(t, len(sources), 4)
 	for _, s := range sources {
 		require.True(t, strings.HasPrefix(s[1], "/"), s[1])
-		res, _ := get(t, url+s[1])
+		res, _ := r.get(s[1])
 		require.Equal(t, http.StatusOK, res.StatusCode, s[1])
 	}
-	_, script := get(t, url+"/peerjs.min.js")
+	_, script := r.get("/peerjs.min.js")
 	require.Equal(t, "// the client", script)
 }
 
 // The hash is that of the file in e2e/node_modules, where there is one.
 func TestTheClientOfTheCDNIsPinned(t *testing.T) {
-	url, _ := serve(t, config{})
-	_, page := get(t, url+"/room/x")
+	r := serve(t, config{})
+	_, page := r.get("/room/x")
 	page = html.UnescapeString(page) // a + in an attribute is written &#43;
 	require.Contains(t, page, `<script defer src="`+cdn+`" integrity="`+cdnIntegrity+`" crossorigin="anonymous">`)
 	b, err := os.ReadFile(filepath.FromSlash("../../e2e/node_modules/peerjs/dist/peerjs.min.js"))
@@ -140,8 +124,8 @@ func TestICEServersReachThePage(t *testing.T) {
 	} {
 		cfg, err := newConfig("", ice)
 		require.NoError(t, err)
-		url, _ := serve(t, cfg)
-		_, page := get(t, url+"/room/x")
+		r := serve(t, cfg)
+		_, page := r.get("/room/x")
 		found := configs.FindStringSubmatch(page)
 		require.NotNil(t, found, page)
 		require.JSONEq(t, `{"room":"x","ice":`+cmp.Or(ice, "null")+`}`, found[1])
@@ -153,28 +137,27 @@ func TestICEServersReachThePage(t *testing.T) {
 }
 
 func TestWhoIsInTheRoomIsTold(t *testing.T) {
-	url, srv := serve(t, config{})
-	ada, grace := dial(t, nil, url, "ada"), dial(t, nil, url, "grace")
-	ada.join("No room")
-	ada.want(`{"type":"ROOM-REFUSED","payload":{"room":"No room","msg":"This is not the name of a room"}}`)
-	ada.join("x")
-	ada.want(`{"type":"ROOM-MEMBERS","payload":{"room":"x","members":["ada"]}}`)
-	grace.join("x")
-	grace.want(`{"type":"ROOM-MEMBERS","payload":{"room":"x","members":["ada","grace"]}}`)
-	ada.want(`{"type":"ROOM-JOINED","payload":{"room":"x","id":"grace"}}`)
-	grace.ws.CloseNow()
-	ada.want(`{"type":"ROOM-LEFT","payload":{"room":"x","id":"grace","reason":"connection lost"}}`)
+	r := serve(t, config{})
+	ada, grace := r.Dial("ada"), r.Dial("grace")
+	join(ada, "No room")
+	want(t, ada, peer.TypeRoomRefused, `{"room":"No room","msg":"This is not the name of a room"}`)
+	join(ada, "x")
+	want(t, ada, peer.TypeRoomMembers, `{"room":"x","members":["ada"]}`)
+	join(grace, "x")
+	want(t, grace, peer.TypeRoomMembers, `{"room":"x","members":["ada","grace"]}`)
+	want(t, ada, peer.TypeRoomJoined, `{"room":"x","id":"grace"}`)
+	grace.Vanish()
+	want(t, ada, peer.TypeRoomLeft, `{"room":"x","id":"grace","reason":"connection lost"}`)
 
 	for i := range maxMembers - 1 {
-		dial(t, nil, url, string(rune('a'+i))).join("x")
-		ada.want(`{"type":"ROOM-JOINED","payload":{"room":"x","id":"` + string(rune('a'+i)) + `"}}`)
+		id := string(rune('a' + i))
+		join(r.Dial(id), "x")
+		want(t, ada, peer.TypeRoomJoined, `{"room":"x","id":"`+id+`"}`)
 	}
-	late := dial(t, nil, url, "late")
-	late.join("x")
-	_, refusal, err := late.ws.Read(t.Context())
-	require.NoError(t, err)
-	require.Contains(t, string(refusal), "ROOM-REFUSED")
-	require.Len(t, srv.Realm().Members("x"), maxMembers)
+	late := r.Dial("late")
+	join(late, "x")
+	late.Expect(peer.TypeRoomRefused)
+	require.Len(t, r.srv.Realm().Members("x"), maxMembers)
 }
 
 // lines takes what is logged, a line at a time.
@@ -199,9 +182,16 @@ func TestTheWholeLifeOfTheProgram(t *testing.T) {
 		require.NoError(t, err)
 		res.Body.Close()
 		require.Equal(t, http.StatusOK, res.StatusCode)
-		ada := dial(t, insecure, url, "ada")
+		limited, cancel := context.WithTimeout(t.Context(), waitLimit)
+		defer cancel()
+		ada, _, err := websocket.Dial(limited, url+"/peerjs/peerjs?key=peerjs&id=ada&token=1", &websocket.DialOptions{HTTPClient: insecure})
+		require.NoError(t, err)
+		defer ada.CloseNow()
+		_, data, err := ada.Read(limited)
+		require.NoError(t, err)
+		require.JSONEq(t, `{"type":"OPEN"}`, string(data))
 		quit()
-		_, _, err = ada.ws.Read(t.Context())
+		_, _, err = ada.Read(limited)
 		require.Equal(t, websocket.StatusGoingAway, websocket.CloseStatus(err), err)
 		select {
 		case err := <-done:

@@ -5,8 +5,10 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"net/http/httptest"
+	"net/http/cookiejar"
+	"net/url"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"nhooyr.io/websocket"
 
 	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/peertest"
 )
 
 // waitLimit bounds every wait of a test for something that must happen.
@@ -53,53 +56,42 @@ func (l lines) want(t *testing.T, patterns ...string) (got []string) {
 	return got
 }
 
-func newRig(t *testing.T) (url string, srv *peer.Server, log lines) {
-	log = make(lines, 100)
+func newRig(t *testing.T) (*peertest.Host, *peer.Server, lines) {
+	log := make(lines, 100)
 	site, srv := newSite(slog.New(slog.NewTextHandler(log, nil)))
-	ts := httptest.NewServer(site)
-	t.Cleanup(func() {
-		require.NoError(t, srv.Close())
-		ts.Close()
-	})
-	return ts.URL, srv, log
-}
-
-func dial(t *testing.T, url string, header http.Header) *websocket.Conn {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
-	defer cancel()
-	ws, _, err := websocket.Dial(ctx, url+"/peerjs/peerjs?key=peerjs&id=alice&token=secret", &websocket.DialOptions{HTTPHeader: header})
-	require.NoError(t, err)
-	t.Cleanup(func() { ws.CloseNow() })
-	_, data, err := ws.Read(ctx)
-	require.NoError(t, err)
-	require.JSONEq(t, `{"type":"OPEN"}`, string(data))
-	return ws
+	t.Cleanup(func() { require.NoError(t, srv.Close()) })
+	return peertest.New(t, site, "/peerjs", peertest.Token("secret")), srv, log
 }
 
 func TestASocketGoesThroughTheStack(t *testing.T) {
-	url, srv, log := newRig(t)
-	res, err := http.Get(url + "/")
+	h, srv, log := newRig(t)
+	browser := h.HTTPClient()
+	res, err := browser.Get(h.URL + "/")
 	require.NoError(t, err)
 	res.Body.Close()
 	require.Len(t, res.Cookies(), 1)
-	cookie := res.Cookies()[0]
+	visitor := res.Cookies()[0].Value
 	log.want(t, `msg=request method=GET path=/ status=200`)
 
-	ws := dial(t, url, http.Header{"Cookie": {cookie.String()}})
-	log.want(t, `msg=request method=GET path=/peerjs/peerjs status=101`, `msg=online peer=alice visitor=`+cookie.Value)
-	require.Equal(t, cookie.Value, srv.Realm().Client("alice").User())
-	require.NoError(t, ws.Close(websocket.StatusNormalClosure, ""))
-	log.want(t, `msg=offline peer=alice visitor=`+cookie.Value+` why="client closed"`)
+	alice := h.Dial("alice", peertest.Jar(browser.Jar))
+	log.want(t, `msg=request method=GET path=/peerjs/peerjs status=101`, `msg=online peer=alice visitor=`+visitor)
+	require.Equal(t, visitor, srv.Realm().Client("alice").User())
+	alice.Close()
+	log.want(t, `msg=offline peer=alice visitor=`+visitor+` why="client closed"`)
 
 	// Who comes with a socket first is a visitor, too, and gets the cookie with the answer.
-	dial(t, url, nil).CloseNow()
-	log.want(t, `msg=request .*status=101`, `msg=online peer=alice visitor=[A-Z2-7]+$`, `msg=offline peer=alice .*why="connection lost"`)
+	jar, err := cookiejar.New(nil)
+	require.NoError(t, err)
+	h.Dial("alice", peertest.Jar(jar)).Vanish()
+	got := log.want(t, `msg=request .*status=101`, `msg=online peer=alice visitor=[A-Z2-7]+$`, `msg=offline peer=alice .*why="connection lost"`)
+	cookies := jar.Cookies(&url.URL{Scheme: "http", Host: "example.com", Path: "/"})
+	require.Len(t, cookies, 1)
+	require.Contains(t, strings.Join(got, "\n"), "msg=online peer=alice visitor="+cookies[0].Value)
 }
 
 func TestAPanicIsAnsweredAndLogged(t *testing.T) {
-	url, _, log := newRig(t)
-	res, err := http.Get(url + "/broken")
+	h, _, log := newRig(t)
+	res, err := h.HTTPClient().Get(h.URL + "/broken")
 	require.NoError(t, err)
 	res.Body.Close()
 	require.Equal(t, http.StatusInternalServerError, res.StatusCode)
@@ -107,8 +99,8 @@ func TestAPanicIsAnsweredAndLogged(t *testing.T) {
 }
 
 func TestTheTokenOfAClientIsNotLogged(t *testing.T) {
-	url, srv, log := newRig(t)
-	dial(t, url, nil)
+	h, srv, log := newRig(t)
+	h.Dial("alice")
 	require.NoError(t, srv.Close())
 	for _, line := range log.want(t, `msg=request .*status=101`, `msg=online`, `msg=offline`) {
 		require.NotContains(t, line, "secret")
@@ -120,10 +112,17 @@ func TestTheProgramEndsWithItsSockets(t *testing.T) {
 	ctx, quit := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx, "127.0.0.1:0", slog.New(slog.NewTextHandler(log, nil))) }()
-	url := regexp.MustCompile(`http://[0-9.:]+`).FindString(<-log)
-	ws := dial(t, url, nil)
+	address := regexp.MustCompile(`http://[0-9.:]+`).FindString(<-log)
+	limited, cancel := context.WithTimeout(t.Context(), waitLimit)
+	defer cancel()
+	ws, _, err := websocket.Dial(limited, address+"/peerjs/peerjs?key=peerjs&id=alice&token=1", nil)
+	require.NoError(t, err)
+	defer ws.CloseNow()
+	_, data, err := ws.Read(limited)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"type":"OPEN"}`, string(data))
 	quit()
-	_, _, err := ws.Read(t.Context())
+	_, _, err = ws.Read(limited)
 	require.Equal(t, websocket.StatusGoingAway, websocket.CloseStatus(err))
 	select {
 	case err := <-done:
