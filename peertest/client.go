@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,8 +20,9 @@ import (
 // A goroutine reads the socket all the time, as a browser does, and answers the pings of the server. So the client
 // stays connected without heartbeats. The methods take what this goroutine has read, in its order.
 //
-// The methods may be called concurrently. Those that can fail end the test with FailNow, which only the goroutine of
-// the test may call (see [testing.T.FailNow]); so call these methods on that goroutine.
+// The methods may be called concurrently. When they fail, they call FailNow, which only the goroutine of the test may
+// do (see [testing.T.FailNow]). So on other goroutines call only [Client.ID], [Client.Vanish] and [Client.Freeze],
+// which cannot fail.
 type Client struct {
 	t     testing.TB
 	id    string
@@ -44,14 +46,14 @@ func (c *Client) Send(t peer.MessageType, dst string, payload any) {
 	c.t.Helper()
 	frame, err := encode(t, dst, payload)
 	if err != nil {
-		c.fail("cannot send %s: %v", t, err)
+		c.fail("cannot send %s: %v", plain(string(t)), err)
 	}
 	if err := c.write(frame); err != nil {
 		why := err.Error()
 		if end := c.inbox.awaitEnd(c.cfg.timeout); end != nil { // the connection has ended, or a write would not fail
 			why = end.describe(c.cfg.hide)
 		}
-		c.fail("cannot send %s: %s", t, why)
+		c.fail("cannot send %s: %s", plain(string(t)), why)
 	}
 }
 
@@ -85,8 +87,8 @@ func encode(t peer.MessageType, dst string, payload any) (frame []byte, err erro
 }
 
 // Expect waits for the next message and returns it. The test fails if the message has another type, if the connection
-// ends, or if nothing comes for the [Timeout]. Expect skips nothing: a message that the test does not want to see
-// must be of a type that the client ignores ([Ignore]).
+// ends, or if nothing comes for the [Timeout]. Expect skips no message. If the host sends messages at times that the
+// test does not know, give their types to [Ignore].
 func (c *Client) Expect(t peer.MessageType) peer.Message {
 	c.t.Helper()
 	m, err := c.expect(t)
@@ -101,13 +103,14 @@ func (c *Client) expect(t peer.MessageType) (peer.Message, error) {
 	if ok && a.is(t) {
 		return a.message, nil
 	}
-	return peer.Message{}, c.unexpected(string(t), a, ok)
+	return peer.Message{}, c.unexpected(plain(string(t)), a, ok)
 }
 
-// ExpectNothing waits for d and fails the test if a message comes, or if the connection ends. A message that came
-// before and was not expected counts too. With zero or a negative d it only looks at what has been read already.
+// ExpectNothing waits for d. The test fails if a message comes, or if the connection ends. It fails at once if there is
+// a message that has come before. With zero or a negative d, ExpectNothing does not wait.
 //
-// Outside of a bubble d is real time. Inside a bubble, do not choose d so that something happens exactly at its end.
+// Outside of a bubble, d is real time. Inside a bubble, a message that comes exactly at the end of d may be noticed or
+// not.
 func (c *Client) ExpectNothing(d time.Duration) {
 	c.t.Helper()
 	if a, ok := c.inbox.next(max(d, 0)); ok {
@@ -147,9 +150,9 @@ func (c *Client) Close() {
 var closeFrame = []byte{0x88, 0x80, 0, 0, 0, 0}
 
 // Leave sends LEAVE without a destination and waits for the end of the connection. The reason that OnDisconnect gets is
-// [peer.ReasonLeft]. OnDisconnect may be called after Leave has returned. PeerJS 1.5.5 does not send this message; to
-// leave as it does, use [Client.Close]. The test fails as in [Client.Send], and if the server does not end the
-// connection for the [Timeout].
+// [peer.ReasonLeft]. OnDisconnect may be called after Leave has returned. PeerJS 1.5.5 does not send this message: its
+// peer.disconnect() does what [Client.Close] does. The test fails if the connection has ended before, or if the server
+// does not end the connection for the [Timeout].
 func (c *Client) Leave() {
 	c.t.Helper()
 	c.Send(peer.TypeLeave, "", nil)
@@ -167,9 +170,10 @@ func (c *Client) Vanish() {
 	<-c.inbox.ended
 }
 
-// Freeze makes the client stop while its connection stays, as a computer that sleeps does: the client answers no
-// ping, reads no message, and what it sends does not arrive. The server finds out after [peer.Options].AliveTimeout,
-// or when another client asks for the id. Then [Client.ExpectClosed] returns [CodeLost]. Freeze never fails.
+// Freeze makes the client stop while its connection stays open, as on a computer that goes to sleep: the client answers
+// no ping, it reads no message, and what it sends does not arrive. The server closes the connection after AliveTimeout
+// of [peer.Options], or if the client does not answer when another client asks for its id. Then [Client.ExpectClosed]
+// returns [CodeLost]. Freeze never fails.
 func (c *Client) Freeze() { c.conn.frozen.Store(true) }
 
 // unexpected says what came instead of what was expected.
@@ -190,5 +194,13 @@ func (c *Client) fail(format string, args ...any) {
 func (c *Client) errorf(format string, args ...any) error { return errorAbout(c.id, format, args...) }
 
 func errorAbout(id, format string, args ...any) error {
-	return fmt.Errorf("peertest: %s %s", id, fmt.Sprintf(format, args...))
+	return fmt.Errorf("peertest: %s %s", plain(id), fmt.Sprintf(format, args...))
+}
+
+// plain quotes a name, unless it is so plain that it needs no quotes.
+func plain(name string) string {
+	if quoted := strconv.Quote(name); quoted != `"`+name+`"` || name == "" {
+		return quoted
+	}
+	return name
 }

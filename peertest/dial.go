@@ -50,13 +50,14 @@ func (h *Host) Dial(id string, opts ...Option) *Client {
 
 // TryDial is [Host.Dial] for goroutines that may not end the test: it returns an error where Dial fails.
 func (h *Host) TryDial(id string, opts ...Option) (*Client, error) {
-	c, refusal, err := h.open(id, opts)
+	cfg := h.configOf(id, opts)
+	c, refusal, err := h.open(id, cfg)
 	switch {
 	case err != nil:
 		return nil, errorAbout(id, "expected %s, but %v", peer.TypeOpen, err)
 	case c == nil:
 		return nil, errorAbout(id, "expected %s, but the answer to the upgrade was %d %s: %q",
-			peer.TypeOpen, refusal.Status, http.StatusText(refusal.Status), h.cfg.with(opts).hide(refusal.Text))
+			peer.TypeOpen, refusal.Status, http.StatusText(refusal.Status), cfg.hide(refusal.Text))
 	}
 	if _, err := c.expect(peer.TypeOpen); err != nil {
 		c.Vanish()
@@ -65,12 +66,12 @@ func (h *Host) TryDial(id string, opts ...Option) (*Client, error) {
 	return c, nil
 }
 
-// DialRefused connects a client with an id and returns how it was refused: by the answer to the upgrade, or by a message
-// and the end of the socket. The test fails if the client reads OPEN or any other message, and if the server does not
-// finish within the [Timeout].
+// DialRefused connects a client with an id and returns how it was refused: by the answer to the upgrade, or on its
+// socket, by a message and a close frame. The test fails if the client is not refused, and if the server does not end
+// the connection within the [Timeout].
 func (h *Host) DialRefused(id string, opts ...Option) Refusal {
 	h.t.Helper()
-	c, refusal, err := h.open(id, opts)
+	c, refusal, err := h.open(id, h.configOf(id, opts))
 	if err == nil && c != nil {
 		refusal, err = c.refused()
 		c.Vanish()
@@ -102,12 +103,17 @@ func (c *Client) refused() (Refusal, error) {
 	return r, nil
 }
 
-// open makes a handshake. The client is nil if the upgrade was refused.
-func (h *Host) open(id string, opts []Option) (*Client, Refusal, error) {
+// configOf returns the options of a client.
+func (h *Host) configOf(id string, opts []Option) config {
 	cfg := h.cfg.with(opts)
 	if cfg.token == "" {
 		cfg.token = "token-of-" + id
 	}
+	return cfg
+}
+
+// open makes a handshake. The client is nil if the upgrade was refused.
+func (h *Host) open(id string, cfg config) (*Client, Refusal, error) {
 	c := &Client{t: h.t, id: id, cfg: cfg, inbox: newInbox()}
 	var conn atomic.Pointer[conn]
 	ctx, cancel := context.WithTimeout(context.Background(), cfg.timeout)

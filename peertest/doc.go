@@ -20,8 +20,8 @@
 //
 // # Time
 //
-// In a bubble of [testing/synctest] no test waits: the five seconds until an EXPIRE pass at once. Call [New] inside the
-// bubble.
+// In a bubble of [testing/synctest] the time is fake, and a test does not wait for it: the five seconds until an EXPIRE
+// pass at once. Call [New] inside the bubble.
 //
 //	synctest.Test(t, func(t *testing.T) {
 //		h := peertest.New(t, mux, "/peerjs")
@@ -35,16 +35,17 @@
 //
 // # Events
 //
-// When [Host.Dial] returns, OnConnection has returned. What follows a message, or the end of a connection, happens on
-// goroutines of the server. In a bubble, wait for it with [synctest.Wait]; elsewhere let your functions send to a
-// channel.
+// When [Host.Dial] returns, the functions of OnConnection have returned. The server calls OnMessage and OnDisconnect on
+// other goroutines, perhaps after [Client.Send] and [Client.Close] have returned. In a bubble, wait for them with
+// [synctest.Wait]. Elsewhere, register one more function, which sends to a channel, and receive from that.
 //
 //	alice.Close()
 //	synctest.Wait() // OnDisconnect has returned
 //
 // # Users
 //
-// [Host.HTTPClient] is a browser with cookies for the other routes. Its Jar connects a client as the user who logged in.
+// [Host.HTTPClient] returns a browser with cookies for the other routes. Its Jar connects a client as the user that has
+// logged in.
 //
 //	browser := h.HTTPClient()
 //	browser.PostForm(h.URL+"/login", url.Values{"user": {"alice"}, "password": {"wonderland"}})
@@ -53,13 +54,13 @@
 //
 // # The end
 //
-// At the end of the test, connections and requests end, and the goroutines of this package with them. [New] does not
-// close the [peer.Server], and does not wait for its events. Close the server in a cleanup function that is registered
-// before New, so that no event comes after the test.
+// At the end of the test all connections end, and so do the goroutines of this package. The package does not close the
+// [peer.Server] and does not wait for its events. Close the server in a cleanup function that you register before you
+// call New. Then no event comes after the test.
 //
-// A failed expectation is one line, at the line of the test that expected:
+// A failure is one line of text, and the testing package reports it at the line of the test that made the call:
 //
 //	peertest: alice expected OFFER, but read EXPIRE from "bob"
 //
-// No such line contains a token.
+// No failure contains a token.
 package peertest

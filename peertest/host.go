@@ -21,12 +21,12 @@ const origin = "http://example.com"
 
 // A Host is the application under test, on a server in memory. [New] makes one; the zero value cannot be used.
 //
-// The methods may be called concurrently. [Host.Dial], [Host.DialRefused], [Host.NewID] and [Host.IDs] end the test with
-// FailNow, which only the goroutine of the test may call (see [testing.T.FailNow]). On other goroutines use
+// The methods may be called concurrently. When [Host.Dial], [Host.DialRefused], [Host.NewID] and [Host.IDs] fail, they
+// call FailNow, which only the goroutine of the test may do (see [testing.T.FailNow]). So on other goroutines use
 // [Host.TryDial] and [Host.HTTPClient].
 type Host struct {
-	// URL is the address of the application without a path, "http://example.com". Only the clients of this package
-	// reach it: there is no socket of the system. They reach the application under any other name too.
+	// URL is the address of the application without a path, "http://example.com". Only the clients of this Host reach
+	// the application. They reach it under any other name too.
 	URL string
 
 	t        testing.TB
@@ -46,10 +46,10 @@ type Host struct {
 // New serves the handler of a whole application until the end of the test. The path is the option "path" of the PeerJS
 // clients, so for a server that is mounted at "/peerjs/" it is "/peerjs". The options are the defaults of all clients.
 //
-// At the end of the test all connections are ended without close frames, and the test fails if the handler does not
-// return within the [Timeout] after that. New neither knows nor closes the [peer.Server] in the handler.
+// At the end of the test all connections end without close frames. The test fails if the handler does not return
+// within the [Timeout] after that. The [peer.Server] in the handler is not closed; see the package comment.
 //
-// In a bubble of [testing/synctest], call New inside the bubble with the T of the bubble.
+// For a test in a bubble of [testing/synctest], call New inside the bubble, with the T of the bubble.
 func New(t testing.TB, handler http.Handler, path string, opts ...Option) *Host {
 	h := &Host{
 		URL:      origin,
@@ -125,11 +125,11 @@ func (h *Host) add(c *Client) error {
 	return nil
 }
 
-// HTTPClient returns a new client for all routes of the application. It has its own cookie jar, as a browser with a
-// new profile has, unless the option [Jar] gives it one. To connect a signalling socket with its cookies, give its Jar
-// to [Host.Dial]. The jar treats every address as secure, because browsers do so for localhost: it sends cookies that
-// are Secure too. The client uses the options [Header], [From] and [Timeout]; the Timeout is for a request and the body
-// of its answer. The client keeps no connection open, and its requests end with the test.
+// HTTPClient returns a new HTTP client for all routes of the application. It has a cookie jar of its own, unless the
+// option [Jar] gives it one. To connect a signalling socket with the same cookies, give its Jar to [Host.Dial]. Its own
+// jar sends Secure cookies too, although the address begins with "http:", as browsers do for localhost. The client
+// uses the options [Header], [From] and [Timeout]. The Timeout bounds a request with the body of its answer. The
+// client keeps no connection open, and its requests end with the test.
 func (h *Host) HTTPClient(opts ...Option) *http.Client {
 	cfg := h.cfg.with(opts)
 	if cfg.jar == nil {

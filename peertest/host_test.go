@@ -38,7 +38,8 @@ func TestTheRequestIsThatOfAPage(t *testing.T) {
 	h := peertest.New(t, s, "/peerjs", peertest.Key("k&y"), peertest.Header(http.Header{"X-One": {"1"}, "X-Two": {"2"}}))
 	h.Dial("alice", peertest.Token("t/1"), peertest.Header(http.Header{"x-two": {"3"}}))
 	require.Equal(t, "/peerjs/peerjs", s.last.URL.Path)
-	require.Equal(t, url.Values{"key": {"k&y"}, "id": {"alice"}, "token": {"t/1"}, "version": {"1.5.5"}}, s.last.URL.Query())
+	want := url.Values{"key": {"k&y"}, "id": {"alice"}, "token": {"t/1"}, "version": {"1.5.5"}}
+	require.Equal(t, want, s.last.URL.Query())
 	require.Equal(t, "example.com", s.last.Host)
 	require.Equal(t, "http://example.com", h.URL)
 	require.Equal(t, []string{h.URL}, s.last.Header["Origin"])
@@ -49,13 +50,25 @@ func TestTheRequestIsThatOfAPage(t *testing.T) {
 	require.Equal(t, "192.0.2.1", host)
 	require.Equal(t, s.last.RemoteAddr, srv.Realm().Client("alice").RemoteAddr())
 
-	h.Dial("bob", peertest.Header(http.Header{"Origin": nil, "Host": {"chat.example"}}), peertest.From(netip.MustParseAddr("2001:db8::7")))
+	chat := peertest.Header(http.Header{"Origin": nil, "Host": {"chat.example"}})
+	h.Dial("bob", chat, peertest.From(netip.MustParseAddr("2001:db8::7")))
 	require.NotContains(t, s.last.Header, "Origin")
 	require.Equal(t, "chat.example", s.last.Host)
 	require.Regexp(t, `^\[2001:db8::7\]:[1-9][0-9]*$`, s.last.RemoteAddr)
-	h.Dial("carol", peertest.Header(http.Header{"Host": {"chat.example"}}), peertest.From(netip.Addr{}), peertest.Timeout(0), peertest.Key(""), peertest.Key("k&y"))
+	h.Dial("carol", peertest.Header(http.Header{"Host": {"chat.example"}}))
 	require.Equal(t, "http://chat.example", s.last.Header.Get("Origin"))
 	require.Equal(t, "2", s.last.Header.Get("X-Two"))
+}
+
+func TestTheZeroValueOfAnOptionIsItsDefault(t *testing.T) {
+	s := &seen{Handler: peer.NewServer(peer.Options{})}
+	h := peertest.New(t, s, "/", peertest.Key("x"), peertest.Token("x"), peertest.Timeout(-1),
+		peertest.From(netip.MustParseAddr("127.0.0.1")))
+	h.Dial("alice", peertest.Key(""), peertest.Token(""), peertest.Timeout(0), peertest.From(netip.Addr{}),
+		peertest.Jar(nil), peertest.Header(nil), peertest.Ignore())
+	require.Equal(t, peer.DefaultKey, s.last.URL.Query().Get("key"))
+	require.Equal(t, "token-of-alice", s.last.URL.Query().Get("token"))
+	require.Regexp(t, "^192.0.2.1:", s.last.RemoteAddr)
 }
 
 func TestTheOptionsAreCopied(t *testing.T) {
@@ -110,7 +123,9 @@ func shop(t *testing.T) (*peer.Server, http.Handler) {
 			fmt.Fprint(w, "Hello, ", c.Value)
 		}
 	})
-	mux.HandleFunc("GET /from", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.RemoteAddr, r.Header["X-One"]) })
+	mux.HandleFunc("GET /from", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.RemoteAddr, r.Header["X-One"])
+	})
 	mux.Handle("/peerjs/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.SetCookie(w, &http.Cookie{Name: "seen", Value: "1", Path: "/"})
 		srv.ServeHTTP(w, r)

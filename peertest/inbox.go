@@ -168,18 +168,19 @@ func noticeOf(m peer.Message) string {
 // describe says what came instead of what was expected. It is a clause with its verb. hide is applied to the texts of
 // the host.
 func (a arrival) describe(hide func(string) string) string {
+	kind := plain(string(a.message.Type))
 	switch {
 	case a.end != nil:
 		return a.end.describe(hide)
 	case a.bad:
 		return "read a frame that is not a message"
 	case a.message.Src != "":
-		return fmt.Sprintf("read %s from %q", a.message.Type, a.message.Src)
+		return fmt.Sprintf("read %s from %q", kind, a.message.Src)
 	}
 	if text := noticeOf(a.message); text != "" {
-		return fmt.Sprintf("read %s %q", a.message.Type, hide(text))
+		return fmt.Sprintf("read %s %q", kind, hide(text))
 	}
-	return fmt.Sprintf("read %s", a.message.Type)
+	return "read " + kind
 }
 
 func (e *ending) describe(hide func(string) string) string {

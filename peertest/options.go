@@ -52,17 +52,14 @@ func (c config) with(opts []Option) config {
 	return c
 }
 
-// hide removes the token from a text of the host: no token may get into the log of a test.
+// hide removes the token, which is not "", from a text of the host: no token may get into the log of a test.
 func (c config) hide(text string) string {
-	if c.token == "" {
-		return text
-	}
 	return strings.NewReplacer(url.QueryEscape(c.token), "(token)", c.token, "(token)").Replace(text)
 }
 
-// Token is the token that the client sends, the option "token" of PeerJS. Default and "": a token that depends on
-// the id only, so a second client with this id counts as the same page that connects again. To connect as another
-// page, give each client a token of its own.
+// Token is the token that the client sends, the option "token" of PeerJS. Default and "": a token that depends on the
+// id only. So a second client with the same id is for the server the same page, which connects again and takes the id
+// over. For a second page that wants the id, use another token.
 func Token(token string) Option { return func(c *config) { c.token = token } }
 
 // Key is the API key that the client sends, the option "key" of PeerJS. Default and "": [peer.DefaultKey].
@@ -83,9 +80,9 @@ func Header(fields http.Header) Option {
 	}
 }
 
-// Jar makes the client send the cookies of a jar and keep the cookies of the answers there, as a browser does. The
-// Jar of an [http.Client] that [Host.HTTPClient] has returned connects a client as the user that has logged in with
-// it. Default and nil: [Host.Dial] has no cookies.
+// Jar makes the client send the cookies of a jar, and keep the cookies of the answers in it, as a browser does. To
+// connect as a user that has logged in, use the Jar of the client that [Host.HTTPClient] returned. Default and nil:
+// [Host.Dial] sends and keeps no cookies, and [Host.HTTPClient] makes a jar.
 func Jar(jar http.CookieJar) Option { return func(c *config) { c.jar = jar } }
 
 // From is the IP address that the client connects from, as the host reads it from [http.Request.RemoteAddr]. Each
