@@ -241,7 +241,7 @@ var tokenFailures = map[string]func(*peertest.Host){
 	`alice expected OPEN, but there was no answer to the upgrade for 15s`: func(h *peertest.Host) {
 		h.Dial("alice", peertest.Token(secret), peertest.Header(http.Header{"Slow": {"1"}}))
 	},
-	`alice expected OPEN, but the answer to the upgrade was 404 Not Found: "id=1&token=(token)&v=1"`: func(h *peertest.Host) {
+	`alice expected OPEN, but the answer to the upgrade was 404 Not Found: "id=1&token=(token)"`: func(h *peertest.Host) {
 		h.Dial("alice", peertest.Token(secret), peertest.Header(http.Header{"Absent": {"1"}}))
 	},
 	`alice expected OPEN, but the upgrade failed: EOF`: func(h *peertest.Host) {
@@ -261,7 +261,7 @@ func troubles(w http.ResponseWriter, r *http.Request) {
 	case r.Header.Get("Slow") != "":
 		<-r.Context().Done()
 	case r.Header.Get("Absent") != "":
-		http.Error(w, "id=1&token="+url.QueryEscape(secret)+"&v=1", http.StatusNotFound)
+		http.Error(w, "id=1&token="+url.QueryEscape(secret), http.StatusNotFound)
 	case r.Header.Get("Abort") != "":
 		panic(http.ErrAbortHandler)
 	default:
