@@ -134,7 +134,7 @@ func (h *Host) open(id string, cfg config) (*Client, Refusal, error) {
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, Refusal{}, fmt.Errorf("there was no answer to the upgrade for %v", cfg.timeout)
 	case err != nil:
-		return nil, Refusal{}, fmt.Errorf("the upgrade failed: %w", withoutURL(err))
+		return nil, Refusal{}, errors.New("the upgrade failed: " + cfg.hide(withoutURL(err).Error()))
 	}
 	ws.SetReadLimit(-1)
 	c.ws, c.conn = ws, conn.Load()

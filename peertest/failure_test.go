@@ -247,6 +247,10 @@ var tokenFailures = map[string]func(*peertest.Host){
 	`alice expected OPEN, but the upgrade failed: EOF`: func(h *peertest.Host) {
 		h.Dial("alice", peertest.Token(secret), peertest.Header(http.Header{"Abort": {"1"}}))
 	},
+	`alice expected OPEN, but the upgrade failed: ` +
+		`net/http: HTTP/1.x transport connection broken: malformed HTTP response "(token)"`: func(h *peertest.Host) {
+		h.Dial("alice", peertest.Token(secret), peertest.Header(http.Header{"Babble": {"1"}}))
+	},
 	`alice expected to be refused, but the upgrade failed: EOF`: func(h *peertest.Host) {
 		h.DialRefused("alice", peertest.Token(secret), peertest.Header(http.Header{"Abort": {"1"}}))
 	},
@@ -262,6 +266,10 @@ func troubles(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 	case r.Header.Get("Absent") != "":
 		http.Error(w, "id=1&token="+url.QueryEscape(secret), http.StatusNotFound)
+	case r.Header.Get("Babble") != "":
+		conn, _, _ := w.(http.Hijacker).Hijack()
+		io.WriteString(conn, url.QueryEscape(secret)+"\r\n\r\n")
+		conn.Close()
 	case r.Header.Get("Abort") != "":
 		panic(http.ErrAbortHandler)
 	default:
