@@ -1,13 +1,7 @@
-//lint:file-ignore SA1019 See client.go.
-
 package peer_test
 
 import (
-	"context"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/url"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,9 +9,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"nhooyr.io/websocket"
 
 	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/peertest"
 )
 
 // This file is what docs/testing.md shows: the tests of a host. The host is presence.
@@ -54,107 +48,51 @@ func (p *presence) has(id string) bool {
 	return p.last[id] != nil
 }
 
-// openSocket opens the socket that PeerJS opens for new Peer(id, {host, port, path, token}). base
-// is the URL of the place where the server is mounted.
-func openSocket(t *testing.T, client *http.Client, base, id, token string) *websocket.Conn {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	query := url.Values{"key": {"peerjs"}, "id": {id}, "token": {token}, "version": {"1.5.5"}}
-	ws, _, err := websocket.Dial(ctx, base+"/peerjs?"+query.Encode(), &websocket.DialOptions{HTTPClient: client})
-	require.NoError(t, err)
-	t.Cleanup(func() { ws.CloseNow() })
-	return ws
-}
-
-// wantMessage waits for the next message of a socket.
-func wantMessage(t *testing.T, ws *websocket.Conn, want string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	_, message, err := ws.Read(ctx)
-	require.NoError(t, err)
-	require.JSONEq(t, want, string(message))
-}
-
 func TestAHostTestsItsHooks(t *testing.T) {
 	p, srv := new(presence), peer.NewServer(peer.Options{})
+	t.Cleanup(func() { srv.Close() }) // before peertest.New: cleanup functions run in reverse order
 	p.mount(srv)
 	gone := make(chan peer.DisconnectReason, 10)
 	srv.OnDisconnect(func(c *peer.Client, why peer.DisconnectReason) { gone <- why }) // registered last: runs last
-	ts := httptest.NewServer(srv)
-	defer ts.Close()
-	defer srv.Close() // before ts.Close, which does not close sockets
 
-	alice := openSocket(t, nil, ts.URL, "alice", "t1")
-	wantMessage(t, alice, `{"type":"OPEN"}`)
+	h := peertest.New(t, srv, "/")
+	alice := h.Dial("alice")
 	require.True(t, p.has("alice")) // OPEN comes after OnConnection: nothing to wait for
-	bob := openSocket(t, nil, ts.URL, "bob", "t2")
-	wantMessage(t, bob, `{"type":"OPEN"}`)
-	offer := []byte(`{"type":"OFFER","dst":"bob","payload":{"sdp":"v=0"}}`)
-	require.NoError(t, alice.Write(t.Context(), websocket.MessageText, offer))
-	wantMessage(t, bob, `{"type":"OFFER","src":"alice","dst":"bob","payload":{"sdp":"v=0"}}`)
+	bob := h.Dial("bob")
+	alice.Send(peer.TypeOffer, "bob", map[string]string{"sdp": "v=0"})
+	m := bob.Expect(peer.TypeOffer)
+	require.Equal(t, "alice", m.Src)
+	require.JSONEq(t, `{"sdp":"v=0"}`, string(m.Payload))
 
-	bob.Close(websocket.StatusNormalClosure, "") // sends a close frame, as peer.destroy() does
-	select {
-	case why := <-gone:
-		require.Equal(t, peer.ReasonClientClosed, why)
-	case <-time.After(10 * time.Second):
-		t.Fatal("OnDisconnect did not run")
-	}
-
-	alice.CloseRead(t.Context())    // reads on, and so answers the close frame of the server
+	bob.Close() // sends a close frame, as peer.destroy() does
+	require.Equal(t, peer.ReasonClientClosed, <-gone)
 	require.NoError(t, srv.Close()) // returns when every OnDisconnect has returned
 	require.Len(t, gone, 1)         // for alice; a second one for bob would be here, too
 	require.Equal(t, peer.ReasonShutdown, <-gone)
+	code, _ := alice.ExpectClosed()
+	require.Equal(t, 1001, code)
 }
-
-// A pipeListener is a [net.Listener] whose connections are in memory.
-type pipeListener chan net.Conn
-
-func (l pipeListener) dial(context.Context, string, string) (net.Conn, error) {
-	near, far := net.Pipe()
-	l <- far
-	return near, nil
-}
-
-func (l pipeListener) Accept() (net.Conn, error) {
-	if conn, open := <-l; open {
-		return conn, nil
-	}
-	return nil, net.ErrClosed
-}
-
-func (l pipeListener) Close() error   { close(l); return nil } // http.Server calls it once
-func (l pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
 
 func TestAHostTestsTimeWithoutWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, srv := &presence{grace: 10 * time.Second}, peer.NewServer(peer.Options{})
+		t.Cleanup(func() { srv.Close() })
 		p.mount(srv)
-		l, hs := make(pipeListener), &http.Server{Handler: srv}
-		client := &http.Client{Transport: &http.Transport{DialContext: l.dial, DisableKeepAlives: true}}
-		go hs.Serve(l)
-		defer hs.Close()
-		defer srv.Close()
+		h := peertest.New(t, srv, "/")
 
-		alice := openSocket(t, client, "http://peer.test", "alice", "t1")
-		wantMessage(t, alice, `{"type":"OPEN"}`)
-		offer := []byte(`{"type":"OFFER","dst":"bob"}`)
-		require.NoError(t, alice.Write(t.Context(), websocket.MessageText, offer))
-		start := time.Now()
-		wantMessage(t, alice, `{"type":"EXPIRE","src":"bob","dst":"alice"}`)
+		alice, start := h.Dial("alice"), time.Now()
+		alice.Send(peer.TypeOffer, "bob", nil)
+		alice.Expect(peer.TypeExpire)
 		assert.Equal(t, peer.DefaultExpireTimeout, time.Since(start)) // 5 seconds in the bubble, none outside
 
-		alice.CloseNow() // as if the network of the client is lost
+		alice.Vanish() // the network of the client is lost
 		time.Sleep(p.grace - time.Second)
-		alice = openSocket(t, client, "http://peer.test", "alice", "t1")
-		wantMessage(t, alice, `{"type":"OPEN"}`)
+		alice = h.Dial("alice") // as peer.reconnect() does: the token is the same
 		time.Sleep(p.grace)
 		synctest.Wait() // until all goroutines of the bubble wait for something
 		assert.True(t, p.has("alice"), "the client was back within the grace time")
 
-		alice.CloseNow()
+		alice.Vanish()
 		synctest.Wait()
 		time.Sleep(p.grace - 1)
 		assert.True(t, p.has("alice"))
@@ -162,4 +100,21 @@ func TestAHostTestsTimeWithoutWaiting(t *testing.T) {
 		synctest.Wait()
 		assert.False(t, p.has("alice"))
 	})
+}
+
+// The token of a user is checked, and the page reads the text.
+func TestAHostTestsWhoMayConnect(t *testing.T) {
+	srv := peer.NewServer(peer.Options{Authenticate: authenticateUser})
+	t.Cleanup(func() { srv.Close() })
+	h := peertest.New(t, srv, "/")
+	h.Dial("alice", peertest.Token("let alice in"))
+	refusal := h.DialRefused("bob", peertest.Token("let alice in"))
+	require.Equal(t, "Please log in again", refusal.Text)
+}
+
+func authenticateUser(_ *http.Request, id, token string) (user any, err error) {
+	if token != "let "+id+" in" {
+		return nil, &peer.Reject{Message: "Please log in again"}
+	}
+	return id, nil
 }
