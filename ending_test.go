@@ -1,0 +1,107 @@
+package peer
+
+import (
+	"bufio"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The tests of this file are about the two goroutines that use a socket at the end of a client: its reader, and the
+// writer, which ends the stream.
+
+// endingClient is a client that is connected, and the far end of its connection. Its reader is in the socket.
+func endingClient(t *testing.T) (c *Client, far net.Conn) {
+	srv := NewServer(Options{AliveTimeout: -1})
+	near, far := net.Pipe()
+	t.Cleanup(func() { far.Close() })
+	c = benchClient(srv, near, "a", "t")
+	_, err := srv.realm.admit(c, nil, true)
+	require.NoError(t, err)
+	c.writer = idle // as after OPEN
+	c.outbox = outbox{}
+	c.setReader(reading)
+	return c, far
+}
+
+// The writer leaves the buffers of a socket alone, and reads nothing, as long as the reader may use the socket.
+func TestTheStreamEndsWhenTheReaderIsOutOfTheSocket(t *testing.T) {
+	for name, c := range map[string]struct {
+		why   DisconnectReason
+		reads bool // whether the writer waits for the client's close frame
+	}{
+		"without a close frame":                           {ReasonConnectionLost, false},
+		"with a close frame that is to be answered":       {ReasonRemoved, true},
+		"with a close frame behind which nothing is read": {ReasonProtocolError, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client, far := endingClient(t)
+				unread := []byte{rawFin | rawText}
+				client.socket.own, client.socket.unread = unread, unread
+				go client.end(c.why, nil, nil)
+				peer := &rawPeer{t: t, conn: far, br: bufio.NewReader(far)}
+				if c.reads {
+					first, _ := peer.next()
+					require.EqualValues(t, rawFin|rawClose, first)
+				}
+				said := make(chan error, 1)
+				go func() { said <- peer.tryWrite(rawCloseFrame(1000, "")) }()
+				synctest.Wait()
+				if c.reads {
+					require.Empty(t, said, "nobody reads beside the reader")
+				}
+				require.Equal(t, unread, client.socket.unread)
+				gone := closedAfter(client.writers.Wait)
+				wantWaiting(t, gone, "the reader is in the socket")
+				client.stopReading()
+				<-gone
+				require.Equal(t, !c.reads, <-said != nil)
+				require.Empty(t, client.socket.unread)
+				require.Nil(t, client.socket.own)
+			})
+		})
+	}
+}
+
+// A function of the host that holds up the reader may end after the stream. The message that the reader has read last is
+// still needed then, so its buffer does not go back to a pool.
+func TestAReaderThatIsHeldUpKeepsTheBufferOfItsMessage(t *testing.T) {
+	for kind := range wireKinds {
+		t.Run(kind, func(t *testing.T) {
+			w := newWire(t, kind, nil)
+			srv := NewServer(Options{AliveTimeout: -1})
+			c := benchClient(srv, w.conn, "a", "t")
+			c.socket = w.socket
+			go w.far.Write(rawTextFrame(textOf(500)))
+			_, payload, err := w.next(-1)
+			require.NoError(t, err)
+			c.setReader(paused)
+			c.takeSocket()
+			if w.buf != nil { // the socket gives it back, and the next connection writes to it
+				clear(*w.buf)
+			}
+			require.Equal(t, textOf(500), string(payload))
+		})
+	}
+}
+
+// A client whose connection is lost does not answer, so the server does not wait for its close frame. OPEN is written all
+// the same if it has not been: the connection may be closed in one direction only.
+func TestNobodyWaitsForTheCloseFrameOfALostClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, far := endingClient(t)
+		c.stopReading()
+		c.writer = waiting
+		start := time.Now()
+		c.end(ReasonConnectionLost, nil, nil)
+		p := &rawPeer{t: t, conn: far, br: bufio.NewReader(far)}
+		p.want(`{"type":"OPEN"}`)
+		p.wantEOF(0)
+		c.writers.Wait()
+		require.Zero(t, time.Since(start))
+	})
+}
