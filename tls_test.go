@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -266,4 +267,72 @@ func TestAPongUnderWayOverTLSIsFinished(t *testing.T) {
 		_, _, err := p.read()
 		require.Equal(t, io.EOF, err)
 	})
+}
+
+// A recordedConn remembers all that was read.
+type recordedConn struct {
+	net.Conn
+	read []byte
+}
+
+func (c *recordedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.read = append(c.read, p[:n]...)
+	return n, err
+}
+
+// alerts returns how many of the TLS records that were read are alerts (RFC 5246, section 6.2.1).
+func (c *recordedConn) alerts() (n int) {
+	const alert = 21
+	for b := c.read; len(b) >= 5; b = b[5+int(binary.BigEndian.Uint16(b[3:])):] {
+		if b[0] == alert {
+			n++
+		}
+	}
+	return n
+}
+
+// A TLS stream ends with an alert that says so: without it, a client cannot tell the end from an
+// attack (RFC 5246, section 7.2.1). A client that still owes its close frame is given time for that
+// before.
+func TestAStreamOverTLSSaysThatItEnds(t *testing.T) {
+	config := testCertificate()
+	config.MaxVersion = tls.VersionTLS12 // later versions encrypt the type of a record
+	for name, c := range map[string]struct {
+		end           func(r *rig, p *rawPeer)
+		owes, answers bool // the client's close frame
+	}{
+		"removed":                    {func(r *rig, _ *rawPeer) { r.srv.Realm().RemoveClient("a") }, true, true},
+		"removed and never answered": {func(r *rig, _ *rawPeer) { r.srv.Realm().RemoveClient("a") }, true, false},
+		"goodbye":                    {func(_ *rig, p *rawPeer) { p.write(rawCloseFrame(1000, "")) }, false, false},
+		"a breach":                   {func(_ *rig, p *rawPeer) { p.write(rawFrame(rawFin|rawCont, "")) }, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := bubbleRig(t, NewServer(Options{}), nil, func(l net.Listener) net.Listener { return tls.NewListener(l, config) })
+				below := new(recordedConn)
+				dial := r.dialer
+				r.dialer = func(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+					below.Conn, err = dial(ctx, network, addr)
+					return tls.Client(below, &tls.Config{InsecureSkipVerify: true}), err // it is this process
+				}
+				p := r.rawConnect("a")
+				c.end(r, p)
+				first, _ := p.next()
+				require.EqualValues(t, rawFin|rawClose, first)
+				if c.owes {
+					_, _, err := p.readWithin(lingerTimeout - 1)
+					require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+					require.Zero(t, below.alerts())
+				}
+				if c.answers {
+					p.answerClose()
+				}
+				_, _, err := p.read()
+				require.Equal(t, io.EOF, err)
+				require.Equal(t, 1, below.alerts())
+				p.conn.Close()
+			})
+		})
+	}
 }
