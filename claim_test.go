@@ -85,3 +85,31 @@ func TestAHolderThatWasEndedForNothing(t *testing.T) {
 		}
 	}
 }
+
+// The host can close a newcomer in AllowOverride. Such a newcomer does not get an id that has another holder, and the holder
+// notices nothing.
+func TestANewcomerThatHasEndedEvictsNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		srv := NewServer(Options{AliveTimeout: -1, AllowOverride: func(_, _ *Client) bool {
+			asked++
+			return true
+		}})
+		holder := stubClient(t, srv, "a", "t")
+		require.Nil(t, srv.claim(t.Context(), holder))
+		for _, token := range []string{"t", "another"} {
+			newcomer := stubClient(t, srv, "a", token)
+			newcomer.Close()
+			no := srv.claim(t.Context(), newcomer)
+			require.NotNil(t, no, "token %s", token)
+			require.Equal(t, refusedGone, no.cause)
+			require.Zero(t, holder.Reason())
+			newcomer.writers.Wait()
+		}
+		require.Zero(t, asked, "there is nothing to decide")
+		require.Same(t, holder, srv.Realm().Client("a"))
+		holder.Close()
+		srv.realm.remove(holder)
+		holder.writers.Wait()
+	})
+}
