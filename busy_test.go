@@ -151,12 +151,15 @@ func TestAProbeDoesNotBlameABusyHolder(t *testing.T) {
 		name     string
 		from, to time.Duration // when the reader is held up, since the probe has begun
 		end      time.Duration // when the holder ends; 0: it does not
+		heard    time.Duration // when those that wait for a sign of life are woken; 0: they are not
 		alive    bool
 		takes    time.Duration
 	}{
 		{name: "before and after", from: -1, to: 2 * timeout, alive: true},
 		{name: "from the middle on", from: timeout / 2, to: 2 * timeout, alive: true, takes: timeout},
 		{name: "until shortly before the end", from: timeout / 2, to: timeout - 1, takes: timeout},
+		{name: "while somebody looks", from: timeout / 4, to: timeout - 1, heard: timeout / 2, alive: true, takes: timeout / 2},
+		{name: "after somebody has looked", from: timeout / 2, to: timeout - 1, heard: timeout / 4, takes: timeout},
 		{name: "never", from: 2 * timeout, to: 3 * timeout, takes: timeout},
 		{name: "it has ended", from: 2 * timeout, to: 3 * timeout, end: -1},
 		{name: "it has ended while it was held up", from: -2, to: 2 * timeout, end: -1},
@@ -179,6 +182,9 @@ func TestAProbeDoesNotBlameABusyHolder(t *testing.T) {
 						time.Sleep(time.Until(begin.Add(c.end)))
 						holder.Close()
 					}()
+				}
+				if c.heard != 0 {
+					time.AfterFunc(time.Until(begin.Add(c.heard)), holder.socket.heard)
 				}
 				time.Sleep(time.Until(begin))
 				require.Equal(t, c.alive, holder.probe(timeout))
