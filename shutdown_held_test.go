@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -164,5 +165,26 @@ func TestShutdownWaitsForClientsThatAreTurnedAway(t *testing.T) {
 		closeServer(t, r.srv)
 		require.Equal(t, lingerTimeout, time.Since(start))
 		require.Empty(t, ownGoroutines())
+	})
+}
+
+// A newcomer that gives up leaves its probe to the others. Shutdown waits for the probe all the same.
+func TestShutdownWaitsForAProbeThatIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{AliveTimeout: -1})
+		holder := stubClient(t, srv, "a", "t")
+		fail := probeOf(srv, holder)
+		ctx, giveUp := context.WithCancel(t.Context())
+		gone := closedAfter(func() { srv.answers(ctx, holder) })
+		synctest.Wait()
+		giveUp()
+		<-gone
+		done := closedAfter(func() { srv.Close() })
+		synctest.Wait()
+		wantWaiting(t, done, "a probe is under way")
+		fail()
+		<-done
+		holder.Close()
+		holder.writers.Wait()
 	})
 }
