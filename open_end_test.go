@@ -164,3 +164,45 @@ func TestAClientThatIsOpenBeforeOnConnectionHasReturned(t *testing.T) {
 		require.NoError(t, r.srv.realm.check())
 	})
 }
+
+// A client is gone when the function of its OPEN timer has returned, or when the timer is stopped.
+func TestAClientIsNotGoneBeforeItsOpenTimer(t *testing.T) {
+	admitted := func(t *testing.T, timeout time.Duration) (*Server, *Client) {
+		srv := NewServer(Options{AliveTimeout: -1, HandshakeTimeout: timeout})
+		c := stubClient(t, srv, "a", "t")
+		_, err := srv.realm.admit(c, nil, true)
+		require.NoError(t, err)
+		return srv, c
+	}
+	for name, wait := range map[string]time.Duration{"stopped": 0, "run": 2 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv, c := admitted(t, time.Second)
+				timer := srv.openLater(c)
+				gone := closedAfter(c.writers.Wait)
+				wantWaiting(t, gone, "the timer is set")
+				time.Sleep(wait)
+				require.Equal(t, wait > 0, c.isOpen())
+				srv.open(c, timer)
+				<-gone
+				require.True(t, c.isOpen())
+				c.Close()
+				srv.realm.remove(c)
+				c.writers.Wait()
+			})
+		})
+	}
+	t.Run("at work", func(t *testing.T) {
+		srv, c := admitted(t, time.Nanosecond)
+		sh := srv.realm.shard("a")
+		sh.mu.Lock() // which the function needs
+		srv.openLater(c)
+		gone := closedAfter(c.writers.Wait)
+		wantWaiting(t, gone, "the function is at work")
+		sh.mu.Unlock()
+		<-gone
+		require.True(t, c.isOpen())
+		c.Close()
+		c.writers.Wait()
+	})
+}
