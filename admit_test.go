@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -73,4 +74,30 @@ func TestAHandshakeAfterTheEndIsAnsweredWithoutAnUpgrade(t *testing.T) {
 	require.Error(t, err)
 	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
 	require.EqualValues(t, 1, r.srv.Stats().Refused["shutdown"])
+}
+
+// The host can close a newcomer in AllowOverride and let it have the id all the same. It is announced then, and has ended.
+func TestAClientThatEndsBeforeItIsAdmittedStaysEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{AllowOverride: func(_, newcomer *Client) bool {
+			newcomer.Close()
+			return true
+		}})
+		r := serveBubbleRig(t, srv, nil)
+		r.connect("a")
+		synctest.Wait()
+		told := make(chan *Client, 1)
+		srv.OnConnection(func(c *Client) {
+			assert.Equal(t, ReasonRemoved, c.Reason())
+			assert.ErrorIs(t, c.Send(Message{Type: "X"}), ErrNotConnected)
+			assert.ErrorIs(t, srv.Realm().Send("a", Message{Type: "X"}), ErrNotConnected)
+			assert.ErrorIs(t, srv.Realm().Join("x", c), ErrNotConnected)
+			assert.Nil(t, srv.Realm().Client("a"))
+			told <- c
+		})
+		require.Equal(t, CloseRemoved, r.dial("a", "another").wantEnd())
+		require.Nil(t, (<-told).alive, "nobody is asked for a sign of life any more")
+		synctest.Wait()
+		require.Zero(t, srv.Realm().Len())
+	})
 }
