@@ -254,3 +254,31 @@ func TestAJoinThatOverflowsTheOutboxIsNoErrorOfTheHost(t *testing.T) {
 		require.Empty(t, r.srv.Realm().Rooms())
 	})
 }
+
+// To find room for a client and to make it a member is one step.
+func TestOneOfTwoClientsGetsTheLastPlaceInARoom(t *testing.T) {
+	srv := NewServer(Options{AliveTimeout: -1, MaxRoomMembers: 1})
+	defer closeServer(t, srv)
+	realm := srv.Realm()
+	for range 5 {
+		a, b := stubClient(t, srv, "a", "t"), stubClient(t, srv, "b", "t")
+		silence(srv, a)
+		silence(srv, b)
+		var errA, errB error
+		inTurns(&realm.rooms.mu, func() { errA = realm.Join("x", a) }, func() { errB = realm.Join("x", b) })
+		members := realm.Members("x")
+		require.Len(t, members, 1)
+		for c, err := range map[*Client]error{a: errA, b: errB} {
+			if c == members[0] {
+				require.NoError(t, err)
+				require.Len(t, c.outbox.parcels, 1, "it reads who the members are")
+			} else {
+				require.ErrorIs(t, err, ErrRoomFull)
+				require.Empty(t, c.outbox.parcels, "it reads nothing")
+			}
+			c.end(ReasonRemoved, nil, nil)
+			realm.leaveRooms(c, ReasonRemoved)
+			realm.remove(c)
+		}
+	}
+}
