@@ -50,30 +50,36 @@ func TestWhatCameWithTheRequestIsKeptApart(t *testing.T) {
 	})
 }
 
-// A hesitator returns nothing and no error now and then, as an io.Reader may.
+// A hesitator returns nothing and no error so many times before it reads, as an io.Reader may.
 type hesitator struct {
 	net.Conn
-	reads  int
-	always bool
+	pause int
+	left  int
 }
 
 func (h *hesitator) Read(p []byte) (int, error) {
-	if h.reads++; h.always || h.reads%2 == 1 {
+	if h.left > 0 {
+		h.left--
 		return 0, nil
 	}
+	h.left = h.pause
 	return h.Conn.Read(p)
 }
 
 func TestAReadThatReturnsNothingIsNotTheEnd(t *testing.T) {
-	near, far := net.Pipe()
-	defer far.Close()
-	s := newSocket(&hesitator{Conn: near}, nil, &budget{limit: -1})
-	go far.Write(append(rawTextFrame("one"), rawTextFrame("two")...))
-	for _, want := range []string{"one", "two"} {
-		_, payload, err := s.next(-1)
-		require.NoError(t, err)
-		require.Equal(t, want, string(payload))
+	for _, pause := range []int{1, 99} {
+		near, far := net.Pipe()
+		s := newSocket(&hesitator{near, pause, pause}, nil, &budget{limit: -1})
+		go far.Write(append(rawTextFrame("one"), rawTextFrame("two")...))
+		for _, want := range []string{"one", "two"} {
+			_, payload, err := s.next(-1)
+			require.NoError(t, err)
+			require.Equal(t, want, string(payload))
+		}
+		far.Close()
 	}
-	_, _, err := newSocket(&hesitator{Conn: near, always: true}, nil, &budget{limit: -1}).next(-1)
-	require.ErrorIs(t, err, io.ErrNoProgress, "a connection that never returns anything is given up")
+	h := &hesitator{nil, 0, 100}
+	_, _, err := newSocket(h, nil, &budget{limit: -1}).next(-1)
+	require.ErrorIs(t, err, io.ErrNoProgress, "a connection that returns nothing for so long is given up")
+	require.Zero(t, h.left)
 }
