@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,6 +128,7 @@ func TestAHolderInAFunctionOfTheHost(t *testing.T) {
 			p := r.rawConnect("a")
 			p.text(`{"type":"HOLD"}`)
 			<-inside
+			holder := r.srv.Realm().Client("a")
 			c.leave(p)
 			b := r.dial("a", "another token")
 			if !c.free {
@@ -134,6 +137,7 @@ func TestAHolderInAFunctionOfTheHost(t *testing.T) {
 				return
 			}
 			waitFor(t, func() bool { n := r.srv.Realm().Client("a"); return n != nil && n.Token() == "another token" })
+			require.Equal(t, ReasonConnectionLost, holder.Reason(), "before the function returns")
 			goOn <- true
 			b.wantOpen() // after the events of its predecessor
 			rec.want(t, "+a", "-a connection lost", "+a")
@@ -171,4 +175,100 @@ func TestNewcomersShareALookAtAllClients(t *testing.T) {
 		require.Empty(t, r.srv.sweeps.next)
 		require.Empty(t, r.srv.sweeps.begun)
 	})
+}
+
+// A watchedConn counts how often the server looks into it.
+type watchedConn struct {
+	net.Conn
+	looks atomic.Int64
+}
+
+// NetConn is what a look asks for first.
+func (c *watchedConn) NetConn() net.Conn {
+	c.looks.Add(1)
+	return c.Conn
+}
+
+// watchedClient is a client of this address that is connected, without a reader.
+func watchedClient(t *testing.T, srv *Server, id string, addr netip.Addr) (*Client, *watchedConn) {
+	near, far := net.Pipe()
+	t.Cleanup(func() { far.Close() })
+	conn := &watchedConn{Conn: near}
+	c := benchClient(srv, conn, id, "t")
+	c.limitAddr = addr
+	silence(srv, c)
+	c.writer = broken // nothing is written to it
+	return c, conn
+}
+
+func TestALookIsAboutTheClientsOfOneAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{AliveTimeout: -1})
+		one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+		conns := map[*watchedConn]netip.Addr{}
+		for i, addr := range []netip.Addr{one, two, two, two, {}} {
+			_, conn := watchedClient(t, srv, fmt.Sprint("peer", i), addr)
+			conns[conn] = addr
+		}
+		srv.makeRoom(t.Context(), one)
+		for conn, addr := range conns {
+			require.Equal(t, addr == one, conn.looks.Load() == 1, "%v", addr)
+		}
+		srv.makeRoom(t.Context(), netip.Addr{})
+		for conn, addr := range conns {
+			require.Equal(t, addr == one, conn.looks.Load() == 2, "%v", addr)
+		}
+		closeServer(t, srv)
+	})
+}
+
+// The first of the newcomers has a look of its own. The others come while it lasts, and the next look is for all of them.
+func TestNewcomersShareALookAtEachClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{AliveTimeout: -1})
+		_, conn := watchedClient(t, srv, "a", netip.Addr{})
+		go srv.makeRoom(t.Context(), netip.Addr{})
+		synctest.Wait()
+		parallel(20, func(int) { srv.makeRoom(t.Context(), netip.Addr{}) })
+		require.EqualValues(t, 2, conn.looks.Load())
+		closeServer(t, srv)
+	})
+}
+
+func TestLooksKeepTheirDistance(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const looks = 20
+		srv := NewServer(Options{AliveTimeout: -1})
+		watchedClient(t, srv, "a", netip.Addr{})
+		start := time.Now()
+		for range looks {
+			srv.makeRoom(t.Context(), netip.Addr{})
+		}
+		require.Equal(t, (looks-1)*sweepInterval+blindTimeout, time.Since(start))
+		closeServer(t, srv)
+	})
+}
+
+// A client that is found to have ended is out of the realm when the look is over, wherever its reader is. A newcomer that
+// has evicted a client takes it out by itself.
+func TestALookFreesTheIDsOfThoseThatHaveEnded(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  func(c *Client)
+		left int
+	}{
+		"ended":   {(*Client).Close, 0},
+		"evicted": {func(c *Client) { c.evict(new(Client), ReasonReplaced, nil) }, 1},
+		"well":    {func(*Client) {}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := NewServer(Options{AliveTimeout: -1})
+				client, _ := watchedClient(t, srv, "a", netip.Addr{})
+				time.AfterFunc(blindTimeout/2, func() { c.end(client) })
+				srv.makeRoom(t.Context(), netip.Addr{})
+				require.Equal(t, c.left, srv.Realm().Len())
+				closeServer(t, srv)
+			})
+		})
+	}
 }
