@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -222,4 +223,27 @@ func TestWhatHadNoRoomBeforeOpenComesInOrder(t *testing.T) {
 	_, _ = c.outbox.take(keepNone)
 	_, err := c.enqueue(sizedParcel(1, "src", keepUntilExpiry))
 	require.NoError(t, err, "nothing is in front of it any more")
+}
+
+// Pings and pongs are about one connection: a successor gets what the host has sent, and none of them.
+func TestASuccessorGetsNoPingAndNoPong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{AliveTimeout: 10 * time.Second})
+		p := r.hold("a", "t")
+		r.sendOwn("a", "FIRST") // p does not read it, so all that follows waits
+		p.write(rawFrame(rawFin|rawPing, "hello"))
+		time.Sleep(6 * time.Second) // the server pings
+		r.sendOwn("a", "SECOND")
+		synctest.Wait()
+		c := r.srv.Realm().Client("a")
+		require.Len(t, c.outbox.parcels, 4)
+		require.True(t, c.pinged)
+		next := r.hold("a", "t")
+		next.want(`{"type":"FIRST"}`)
+		next.want(`{"type":"SECOND"}`)
+		r.sendOwn("a", "THIRD")
+		next.want(`{"type":"THIRD"}`)
+		p.conn.Close()
+		next.conn.Close()
+	})
 }
