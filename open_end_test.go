@@ -202,7 +202,7 @@ func TestAClientIsNotGoneBeforeItsOpenTimer(t *testing.T) {
 		sh.mu.Unlock()
 		<-gone
 		require.True(t, c.isOpen())
-		c.Close()
+		c.end(ReasonConnectionLost, nil, nil)
 		c.writers.Wait()
 	})
 }
