@@ -105,3 +105,54 @@ func TestNobodyWaitsForTheCloseFrameOfALostClient(t *testing.T) {
 		require.Zero(t, time.Since(start))
 	})
 }
+
+// A message that came with another one is put off, so that both go out in one write. It is delivered also if its sender ends
+// before the other one is read.
+func TestWhatWasPutOffIsDeliveredThoughItsSenderEnds(t *testing.T) {
+	r := newRig(t, Options{})
+	b, p := r.connect("b"), r.rawConnect("a")
+	c, sh := r.srv.Realm().Client("a"), r.srv.realm.shard("b")
+	two := rawTextFrame(`{"type":"OFFER","dst":"b","payload":1}`)
+	before := c.traffic.bytesIn.Load()
+	sh.mu.Lock() // so the reader gets no further than the first message
+	p.write(append(two, two...))
+	waitFor(t, func() bool { return c.traffic.bytesIn.Load() > before })
+	c.Close()
+	sh.mu.Unlock()
+	b.wantOffer("a", `1`)
+	r.sendOwn("b", "LAST")
+	b.wantOwn("LAST")
+}
+
+// When a client has ended while a function of the host ran, the socket is not its reader's any more.
+func TestASessionDoesNotLookIntoASocketThatItHasLost(t *testing.T) {
+	for name, c := range map[string]struct {
+		run  func(ss *session, f func())
+		ends bool
+	}{
+		"a decision":               {func(ss *session, f func()) { ss.call(f) }, true},
+		"a decision, well":         {func(ss *session, f func()) { ss.call(f) }, false},
+		"a mistake is told":        {func(ss *session, f func()) { ss.OnError(func(*Client, error) { f() }); ss.fail(ErrBadMessage) }, true},
+		"a mistake is told, well":  {func(ss *session, f func()) { ss.OnError(func(*Client, error) { f() }); ss.fail(ErrBadMessage) }, false},
+		"no function has been run": {func(*session, func()) {}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client, far := endingClient(t)
+				ss := newSession(NewServer(Options{}), client)
+				frame := rawTextFrame(`{}`)
+				client.socket.own, client.socket.unread = frame, frame
+				require.True(t, ss.hasMore())
+				c.run(ss, func() {
+					if c.ends {
+						client.mu.Lock()
+						client.reason = ReasonRemoved
+						client.mu.Unlock()
+					}
+				})
+				require.Equal(t, !c.ends, ss.hasMore())
+				far.Close()
+			})
+		})
+	}
+}
