@@ -105,3 +105,27 @@ func TestANegativeRateIsNoLimit(t *testing.T) {
 		require.Zero(t, time.Since(start))
 	})
 }
+
+// A client that sends too fast is not read for a while. Before that, all that it has sent so far is on its way, and the server
+// keeps no buffer of a pool for it.
+func TestNothingIsHeldBackWhileAClientIsTooFast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{MessageRate: 1}) // a burst of 2 is free
+		a, b := r.rawConnect("a"), r.connect("b")
+		client := r.srv.Realm().Client("a")
+		var all []byte
+		for i := range 6 {
+			all = append(all, rawTextFrame(fmt.Sprintf(`{"type":"OFFER","dst":"b","payload":%d}`, i))...)
+		}
+		start := time.Now()
+		go a.tryWrite(all) // in one write
+		for i := range 6 {
+			b.wantOffer("a", fmt.Sprint(i))
+			late := time.Duration(max(0, i-2)) * time.Second
+			require.InDelta(t, late, time.Since(start), float64(time.Millisecond), "message %d", i)
+			synctest.Wait()
+			require.Nil(t, client.socket.buf)
+		}
+		a.conn.Close()
+	})
+}
