@@ -264,3 +264,45 @@ func TestATakeoverOfABusyClientLosesNothing(t *testing.T) {
 		heir.writers.Wait()
 	})
 }
+
+// What a client has sent before is on its way when a function of the host begins.
+func TestAFunctionOfTheHostHoldsUpNothingThatCameBefore(t *testing.T) {
+	const second = `{"type":"OFFER","dst":"b","payload":"second"}`
+	for name, c := range map[string]struct {
+		second string
+		opts   Options
+		host   func(srv *Server)
+	}{
+		"Authorize": {second, Options{Authorize: func(_ *Client, m Message) error {
+			if string(m.Payload) == `"second"` {
+				time.Sleep(busyFor)
+			}
+			return nil
+		}}, func(*Server) {}},
+		"OnMessage": {second, Options{}, func(srv *Server) {
+			srv.OnMessage(func(_ *Client, m Message) {
+				if string(m.Payload) == `"second"` {
+					time.Sleep(busyFor)
+				}
+			})
+		}},
+		"OnError": {`no message`, Options{}, func(srv *Server) {
+			srv.OnError(func(*Client, error) { time.Sleep(busyFor) })
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := NewServer(c.opts)
+				c.host(srv)
+				r := serveBubbleRig(t, srv, nil)
+				b, p := r.connect("b"), r.rawConnect("a")
+				start := time.Now()
+				p.write(append(rawTextFrame(`{"type":"OFFER","dst":"b","payload":"first"}`), rawTextFrame(c.second)...))
+				b.wantOffer("a", `"first"`)
+				require.Zero(t, time.Since(start))
+				p.conn.Close()
+				time.Sleep(busyFor)
+			})
+		})
+	}
+}
