@@ -113,3 +113,89 @@ func TestANewcomerThatHasEndedEvictsNobody(t *testing.T) {
 		holder.writers.Wait()
 	})
 }
+
+// Nobody is evicted for a newcomer that has no place at its own address.
+func TestAHolderIsNotEndedForANewcomerThatHasNoPlace(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		token string
+		addr  byte
+		cause refusalCause
+		ok    bool
+	}{
+		{"the same peer, at a full address", "t", 3, refusedLimit, false},
+		{"another peer, at a full address", "another", 3, refusedLimit, false},
+		{"the same peer, at its own address", "t", 1, 0, true},
+		{"the same peer, at an empty address", "t", 4, 0, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := NewServer(Options{ConcurrentLimitPerAddr: 1, AllowOverride: OverrideAlways, AliveTimeout: -1})
+				defer closeServer(t, srv) // ends a claim that goes on and on
+				client := func(id, token string, addr byte) *Client {
+					c := stubClient(t, srv, id, token)
+					c.limitAddr = netip.AddrFrom4([4]byte{192, 0, 2, addr})
+					return c
+				}
+				holder, newcomer := client("a", "t", 1), client("a", c.token, c.addr)
+				require.Nil(t, srv.claim(t.Context(), holder))
+				require.Nil(t, srv.claim(t.Context(), client("other", "t", 3)))
+				start := time.Now()
+				answer := make(chan *refusal, 1)
+				go func() { answer <- srv.claim(t.Context(), newcomer) }()
+				select {
+				case no := <-answer:
+					require.Equal(t, c.ok, no == nil)
+					require.Equal(t, c.ok, holder.Reason() != 0)
+					if no != nil {
+						require.Equal(t, c.cause, no.cause)
+						require.LessOrEqual(t, time.Since(start), vacancyTimeout, "there is one look for a place")
+					}
+				case <-time.After(time.Minute):
+					t.Error("it looks for a place for ever")
+				}
+			})
+		})
+	}
+}
+
+// A holder that ends by itself in the last moment leaves its rooms as everybody does.
+func TestANewcomerInheritsFromAHolderThatItHasEnded(t *testing.T) {
+	for name, ended := range map[string]bool{"by the newcomer": false, "by itself": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := NewServer(Options{AliveTimeout: -1})
+				holder, newcomer := stubClient(t, srv, "a", "t"), stubClient(t, srv, "a", "t")
+				if ended {
+					holder.Close()
+				}
+				require.Nil(t, srv.evict(t.Context(), holder, newcomer))
+				require.Equal(t, !ended, holder.Reason() == ReasonReplaced)
+				require.Equal(t, !ended, len(newcomer.inheritedFrom) == 1)
+				holder.writers.Wait()
+			})
+		})
+	}
+}
+
+// While a newcomer that has evicted the holder is about to have the id, the next newcomer waits for it and does nothing.
+func TestANewcomerWaitsForAnotherThatHasEvictedTheHolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{AliveTimeout: -1})
+		holder, first := stubClient(t, srv, "a", "t"), stubClient(t, srv, "a", "t")
+		require.Nil(t, srv.claim(t.Context(), holder))
+		require.True(t, holder.evict(first, ReasonReplaced, nil))
+		answer := make(chan *refusal, 1)
+		go func() { answer <- srv.claim(t.Context(), stubClient(t, srv, "a", "another")) }()
+		synctest.Wait() // this would not return if it went on asking
+		require.Empty(t, answer)
+		other, err := srv.realm.admit(first, holder, true)
+		require.NoError(t, err)
+		require.Nil(t, other)
+		no := <-answer
+		require.NotNil(t, no)
+		require.Equal(t, refusedTaken, no.cause)
+		require.Same(t, first, srv.Realm().Client("a"))
+		closeServer(t, srv)
+	})
+}
