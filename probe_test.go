@@ -259,6 +259,18 @@ func TestANewcomerThatGivesUpLeavesNothing(t *testing.T) {
 	}
 }
 
+// A handshake takes no longer than HandshakeTimeout, a probe included.
+func TestANewcomerDoesNotWaitForAProbeLongerThanItMay(t *testing.T) {
+	const least = DefaultProbeTimeout / 2
+	probed(t, Options{HandshakeTimeout: least}, false, func(t *testing.T, r *rig, rec *record, _ *rawPeer, _ func() int) {
+		time.Sleep(DefaultProbeAfter + 1)
+		asked := time.Now()
+		r.dial("a", "newcomer").wantRefused(TypeError, "The handshake took too long")
+		require.Equal(t, least, time.Since(asked))
+		rec.want(t, "+a")
+	})
+}
+
 func TestNewcomersThatStayOutliveOneThatGivesUp(t *testing.T) {
 	probed(t, Options{}, false, func(t *testing.T, r *rig, rec *record, _ *rawPeer, _ func() int) {
 		time.Sleep(DefaultProbeAfter + 1)
