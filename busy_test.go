@@ -248,6 +248,7 @@ func TestATakeoverOfABusyClientLosesNothing(t *testing.T) {
 		srv := NewServer(Options{AliveTimeout: -1})
 		holder, heir := stubClient(t, srv, "a", "t"), stubClient(t, srv, "a", "t")
 		silence(srv, holder)
+		holder.setReader(reading)
 		go srv.pause(holder, func() { time.Sleep(busyFor) })
 		synctest.Wait()
 		require.NoError(t, holder.Send(Message{Type: "OWN"}))
@@ -303,6 +304,25 @@ func TestAFunctionOfTheHostHoldsUpNothingThatCameBefore(t *testing.T) {
 				p.conn.Close()
 				time.Sleep(busyFor)
 			})
+		})
+	}
+}
+
+// A client may have ended before the function begins. Its id is free then too, unless a newcomer has evicted it.
+func TestTheIDOfAClientThatEndsBeforeAFunctionIsFree(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  func(c *Client)
+		left int
+	}{
+		"closed":  {(*Client).Close, 0},
+		"evicted": {func(c *Client) { c.evict(new(Client), ReasonReplaced, nil) }, 1},
+		"well":    {func(*Client) {}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv, client := quietClient(t, "pipe", Options{})
+			client.setReader(reading)
+			c.end(client)
+			srv.pause(client, func() { require.Equal(t, c.left, srv.Realm().Len()) })
 		})
 	}
 }
