@@ -156,3 +156,20 @@ func TestASessionDoesNotLookIntoASocketThatItHasLost(t *testing.T) {
 		})
 	}
 }
+
+// A session keeps neither a client that it has sent something to, nor the room for a burst.
+func TestASessionKeepsNothingOfWhatItHasPutOff(t *testing.T) {
+	srv, c := quietClient(t, "pipe", Options{})
+	for _, n := range []int{1, 8, 9, 100} {
+		ss := newSession(srv, c)
+		for range n {
+			ss.pending = append(ss.pending, delivery{to: c})
+		}
+		ss.flush()
+		require.Empty(t, ss.pending)
+		require.LessOrEqual(t, cap(ss.pending), 8, "%d messages", n)
+		for _, d := range ss.pending[:cap(ss.pending)] {
+			require.Nil(t, d.to)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -176,4 +177,28 @@ func TestPanicOfTheHostBecomesAnError(t *testing.T) {
 	}
 	var m map[string]int
 	assert.ErrorIs(t, guard(func() { m["a"]++ }), ErrPanic)
+}
+
+// A message at which one of the functions of OnMessage panics goes nowhere, whatever the others do.
+func TestAMessageThatAFunctionPanicsAtIsNotRelayed(t *testing.T) {
+	for at := range 3 {
+		synctest.Test(t, func(t *testing.T) {
+			srv := NewServer(Options{})
+			seen := 0
+			for i := range 3 {
+				srv.OnMessage(func(*Client, Message) {
+					if seen++; i == at {
+						panic("of the host")
+					}
+				})
+			}
+			r := serveBubbleRig(t, srv, nil)
+			a, b := r.connect("a"), r.connect("b")
+			a.offer("b", `1`)
+			require.Equal(t, 1011, a.wantEnd())
+			synctest.Wait()
+			require.Equal(t, 3, seen, "the others see it")
+			require.Empty(t, b.frames)
+		})
+	}
 }

@@ -282,3 +282,31 @@ func TestOneOfTwoClientsGetsTheLastPlaceInARoom(t *testing.T) {
 		}
 	}
 }
+
+// OnDisconnect comes when everything else is over, so the host finds the rooms as they are then.
+func TestAClientHasLeftItsRoomsWhenTheHostIsTold(t *testing.T) {
+	for name, end := range map[string]func(r *rig){
+		"removed":    func(r *rig) { r.srv.Realm().RemoveClient("a") },
+		"overridden": func(r *rig) { r.dial("a", "another") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newBubbleRig(t, Options{AllowJoin: anyRoom, AllowOverride: OverrideAlways})
+				a, watcher := r.connect("a"), r.connect("watcher")
+				a.join("x")
+				a.wantMembers("x", "a")
+				watcher.join("x")
+				watcher.wantMembers("x", "a", "watcher")
+				members := make(chan []*Client, 1)
+				r.srv.OnDisconnect(func(c *Client, _ DisconnectReason) {
+					if c.ID() == "a" && len(members) == 0 {
+						members <- r.srv.Realm().Members("x")
+					}
+				})
+				end(r)
+				require.Equal(t, []*Client{r.srv.Realm().Client("watcher")}, <-members)
+				watcher.wantLeft("x", "a", name)
+			})
+		})
+	}
+}
