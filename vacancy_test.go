@@ -180,12 +180,15 @@ func TestNewcomersShareALookAtAllClients(t *testing.T) {
 // A watchedConn counts how often the server looks into it.
 type watchedConn struct {
 	net.Conn
-	looks atomic.Int64
+	looks  atomic.Int64
+	during func() // is called at each look; nil: nothing
 }
 
 // NetConn is what a look asks for first.
 func (c *watchedConn) NetConn() net.Conn {
-	c.looks.Add(1)
+	if c.looks.Add(1); c.during != nil {
+		c.during()
+	}
 	return c.Conn
 }
 
@@ -271,4 +274,155 @@ func TestALookFreesTheIDsOfThoseThatHaveEnded(t *testing.T) {
 			})
 		})
 	}
+}
+
+// How long a newcomer waits depends on what the socket of the holder shows, and on what its reader does meanwhile.
+func TestANewcomerWaitsAsLongAsTheReaderMayNeed(t *testing.T) {
+	const soon = 10 * time.Millisecond
+	waits, ends := func(c *Client) { c.socket.noteWaiting() }, func(c *Client) { c.Close() }
+	for _, c := range []struct {
+		name      string
+		kind      string // of connection
+		unread    bool
+		before    func(c *Client) // what the reader does before the newcomer comes; nil: it is busy
+		meanwhile func(c *Client) // what it does soon after; nil: nothing
+		takes     time.Duration
+		left      bool
+	}{
+		{"the reader waits", "plain", false, waits, nil, 0, false},
+		{"the reader is busy", "plain", false, nil, nil, vacancyTimeout, false},
+		{"the reader waits soon", "plain", false, nil, waits, soon, false},
+		{"the reader ends soon", "plain", false, nil, ends, soon, true},
+		{"something is unread", "plain", true, waits, nil, vacancyTimeout, false},
+		{"something is unread, and the reader ends soon", "plain", true, waits, ends, soon, true},
+		{"it has ended", "plain", true, ends, nil, 0, true},
+		{"TLS may have something", "TLS", false, waits, nil, sealedTimeout, false},
+		{"TLS had nothing", "TLS", false, waits, waits, soon, false},
+		{"TLS had the end", "TLS", false, waits, ends, soon, true},
+		{"something is unread below TLS", "TLS", true, waits, nil, vacancyTimeout, false},
+		{"nobody can look", "pipe", false, waits, nil, blindTimeout, false},
+		{"nobody can look, and the reader ends soon", "pipe", false, waits, ends, soon, true},
+		{"nobody can look, and the host is at work", "pipe", false, func(c *Client) { c.setReader(paused) }, nil, 0, false},
+	} {
+		t.Run(c.kind+", "+c.name, func(t *testing.T) {
+			near, far := tcpPair(t)
+			defer far.Close()
+			if c.unread {
+				_, err := far.Write([]byte("x"))
+				require.NoError(t, err)
+				waitFor(t, func() bool { return newSocket(near, nil, nil).peek() == peekedBytes })
+			}
+			synctest.Test(t, func(t *testing.T) {
+				switch c.kind {
+				case "TLS":
+					near = &watchedConn{Conn: near}
+				case "pipe":
+					near, _ = net.Pipe()
+				}
+				defer near.Close()
+				srv := NewServer(Options{AliveTimeout: -1})
+				client := benchClient(srv, near, "a", "t")
+				silence(srv, client)
+				client.setReader(reading)
+				if c.before != nil {
+					c.before(client)
+				}
+				if c.meanwhile != nil {
+					time.AfterFunc(soon, func() { c.meanwhile(client) })
+				}
+				start := time.Now()
+				require.Equal(t, c.left, srv.hasLeft(t.Context(), client))
+				require.Equal(t, c.takes, time.Since(start))
+			})
+		})
+	}
+}
+
+// A newcomer for whom an address is full, or all places are taken, has a look at those clients.
+func TestALimitHasTheClientsLookedAtThatItCounts(t *testing.T) {
+	one, two := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	for name, c := range map[string]struct {
+		opts Options
+		want map[netip.Addr]int64 // looks
+	}{
+		"of the address": {Options{ConcurrentLimitPerAddr: 1}, map[netip.Addr]int64{one: 1}},
+		"of all":         {Options{ConcurrentLimit: 2}, map[netip.Addr]int64{one: 1, two: 1}},
+		"of nobody":      {Options{}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c.opts.AliveTimeout = -1
+				srv := NewServer(c.opts)
+				_, first := watchedClient(t, srv, "a", one)
+				_, second := watchedClient(t, srv, "b", two)
+				newcomer := stubClient(t, srv, "c", "t")
+				newcomer.limitAddr = one
+				require.Equal(t, c.want == nil, srv.claim(t.Context(), newcomer) == nil)
+				require.Equal(t, c.want[one], first.looks.Load())
+				require.Equal(t, c.want[two], second.looks.Load())
+				closeServer(t, srv)
+			})
+		})
+	}
+}
+
+// What the reader does while a newcomer looks is not missed.
+func TestAnEndDuringALookIsNoticedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{AliveTimeout: -1})
+		c, conn := watchedClient(t, srv, "a", netip.Addr{})
+		conn.during = func() {
+			conn.during = nil
+			c.Close()
+		}
+		start := time.Now()
+		require.True(t, srv.hasLeft(t.Context(), c))
+		require.Zero(t, time.Since(start))
+		closeServer(t, srv)
+	})
+}
+
+// A look at many clients ends in time, and a newcomer that gives up does not wait for it.
+func TestALookAtManyClientsEndsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{AliveTimeout: -1})
+		var conns []*watchedConn
+		for i := range 100 {
+			_, conn := watchedClient(t, srv, fmt.Sprint("peer", i), netip.Addr{})
+			conns = append(conns, conn)
+		}
+		start := time.Now()
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		srv.makeRoom(gone, netip.Addr{})
+		require.Zero(t, time.Since(start))
+		srv.makeRoom(t.Context(), netip.Addr{})
+		require.LessOrEqual(t, time.Since(start), sweepInterval+2*vacancyTimeout)
+		looks := int64(0)
+		for _, conn := range conns {
+			looks += conn.looks.Load()
+		}
+		most := int64(2 * (vacancyTimeout/blindTimeout + 1))
+		require.LessOrEqual(t, looks, most)
+		closeServer(t, srv)
+	})
+}
+
+func TestShutdownWaitsForALook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{AliveTimeout: -1})
+		_, conn := watchedClient(t, srv, "a", netip.Addr{})
+		goOn := make(chan bool)
+		conn.during = func() {
+			conn.during = nil
+			<-goOn
+		}
+		go srv.makeRoom(t.Context(), netip.Addr{})
+		synctest.Wait()
+		done := closedAfter(func() { srv.Close() })
+		synctest.Wait()
+		wantWaiting(t, done, "a look is under way")
+		close(goOn)
+		<-done
+	})
 }
