@@ -289,3 +289,21 @@ func (r *rig) rawDial(t *testing.T, id string) io.ReadWriteCloser {
 	require.Zero(t, br.Buffered())
 	return conn
 }
+
+// The alive timer may be at work when its client ends. Then there is nothing to do any more.
+func TestAnAliveTimerDoesNothingForAClientThatHasEnded(t *testing.T) {
+	for _, silent := range []time.Duration{0, 6 * time.Second, 11 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			_, c := quietClient(t, "pipe", Options{})
+			c.opts.AliveTimeout = 10 * time.Second
+			c.alive = time.AfterFunc(time.Hour, func() {})
+			time.Sleep(silent)
+			require.True(t, c.end(ReasonRemoved, nil, nil))
+			c.checkAlive()
+			require.Equal(t, ReasonRemoved, c.Reason())
+			require.False(t, c.pinged)
+			require.Empty(t, c.outbox.parcels)
+			require.False(t, c.alive.Stop(), "it is not set again")
+		})
+	}
+}
