@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -325,4 +326,23 @@ func TestTheIDOfAClientThatEndsBeforeAFunctionIsFree(t *testing.T) {
 			srv.pause(client, func() { require.Equal(t, c.left, srv.Realm().Len()) })
 		})
 	}
+}
+
+// A function of the host may cause another one, as a panic in OnConnection does with OnError. The reader is back when the
+// outer one has returned.
+func TestAFunctionInsideOfAnotherLeavesTheReaderPaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, far := endingClient(t)
+		defer far.Close()
+		late := func() { t.Error("the pause is over") }
+		c.pauseReading(func() {
+			c.pauseReading(func() { require.True(t, c.readerIs(paused)) }, late)
+			require.True(t, c.readerIs(paused))
+		}, late)
+		require.True(t, c.readerIs(reading))
+		go io.Copy(io.Discard, far)
+		c.Close()
+		c.stopReading()
+		c.writers.Wait()
+	})
 }
