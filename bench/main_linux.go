@@ -109,7 +109,8 @@ func bench(ctx context.Context, args []string) error {
 				runtime.GC()
 				samples, err := attempt(ctx, sc, p, set, tmp)
 				if err != nil {
-					return err
+					r.finish() // what has been measured so far is not lost
+					return errors.Join(err, r.print(os.Stdout))
 				}
 				r.record(sc.name, i == 1, samples)
 			}
