@@ -2,7 +2,9 @@ package peer
 
 import (
 	"bufio"
+	"io"
 	"net"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -172,4 +174,46 @@ func TestASessionKeepsNothingOfWhatItHasPutOff(t *testing.T) {
 			require.Nil(t, d.to)
 		}
 	}
+}
+
+// A client has a reason before everybody is woken who waits for its end. Its last event comes after that.
+func TestTheEndIsOverWhenEverybodyKnows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, far := endingClient(t)
+		go io.Copy(io.Discard, far)
+		ctx := c.Context()
+		c.mu.Lock()
+		left := c.endLocked(ReasonRemoved, nil, nil)
+		c.mu.Unlock()
+		known := closedAfter(c.awaitEnd)
+		synctest.Wait()
+		wantWaiting(t, known, "nobody has been woken")
+		require.NoError(t, ctx.Err())
+		c.do(left)
+		<-known
+		require.Error(t, ctx.Err())
+		c.stopReading()
+		far.Close()
+		c.writers.Wait()
+	})
+}
+
+// A writer that is at work when its client ends writes the last frames when the deadlines of the end are set: they would cut
+// off what it writes.
+func TestTheLastFramesAreWrittenWhenEverybodyKnows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, far := endingClient(t)
+		c.stopReading()
+		c.mu.Lock()
+		c.writer = busy
+		left := c.endLocked(ReasonRemoved, nil, nil)
+		c.mu.Unlock()
+		gone := closedAfter(c.part)
+		p := &rawPeer{t: t, conn: far, br: bufio.NewReader(far)}
+		_, _, err := p.readWithin(time.Second)
+		require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		c.do(left)
+		p.wantClose(CloseRemoved)
+		<-gone
+	})
 }
