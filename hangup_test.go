@@ -158,3 +158,31 @@ func TestNobodyHoldsAMessageThatHasGone(t *testing.T) {
 		})
 	}
 }
+
+// The server waits for a client that may answer a ping still. OnDisconnect does not wait for that.
+func TestTheEventsDoNotWaitForAPong(t *testing.T) {
+	const tries = 5 // the machine may be slow, but not each time
+	var took time.Duration
+	for range tries {
+		r := newRig(t, Options{})
+		rec := watch(r.srv)
+		p := r.rawConnect("a")
+		rec.want(t, "+a")
+		c := r.srv.Realm().Client("a")
+		c.mu.Lock()
+		left := c.pingLocked()
+		c.mu.Unlock()
+		c.do(left)
+		first, _ := p.next()
+		require.Equal(t, byte(rawFin|rawPing), first)
+		start := time.Now()
+		p.write(rawCloseFrame(1000, ""))
+		rec.want(t, "+a", "-a client closed")
+		took = time.Since(start)
+		p.conn.Close()
+		if took < lingerTimeout/2 {
+			return
+		}
+	}
+	t.Errorf("OnDisconnect has waited for %v", took)
+}
