@@ -217,3 +217,39 @@ func TestTheLastFramesAreWrittenWhenEverybodyKnows(t *testing.T) {
 		<-gone
 	})
 }
+
+// A client may end just before a function of the host begins. The end of the stream does not wait for that function.
+func TestTheStreamEndsThoughTheReaderIsHeldUpThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, far := endingClient(t)
+		go c.Close()
+		p := &rawPeer{t: t, conn: far, br: bufio.NewReader(far)}
+		first, _ := p.next()
+		require.EqualValues(t, rawFin|rawClose, first)
+		synctest.Wait() // the writer waits for the socket
+		go c.pauseReading(func() { time.Sleep(busyFor) }, nil)
+		start := time.Now()
+		p.answerClose()
+		p.wantEOF(0)
+		require.Zero(t, time.Since(start))
+		time.Sleep(busyFor)
+		c.writers.Wait()
+	})
+}
+
+// A client that reads nothing delays the end of its stream by the time that the last frames have.
+func TestTheLastFramesHaveATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := endingClient(t)
+		c.stopReading()
+		start := time.Now()
+		c.Close()
+		gone := closedAfter(c.writers.Wait)
+		select {
+		case <-gone:
+			require.Equal(t, farewellTimeout, time.Since(start))
+		case <-time.After(time.Minute):
+			t.Error("the writer is stuck")
+		}
+	})
+}
