@@ -206,3 +206,18 @@ func TestAClientIsNotGoneBeforeItsOpenTimer(t *testing.T) {
 		c.writers.Wait()
 	})
 }
+
+// A client may end while it is opened. What was held for it until then goes back with the rest.
+func TestWhatWasHeldIsNotLostIfAClientEndsWhenItIsOpened(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{AliveTimeout: -1})
+		c := stubClient(t, srv, "a", "t")
+		_, err := srv.realm.admit(c, nil, true)
+		require.NoError(t, err)
+		c.Close()
+		require.Zero(t, c.open([]parcel{sizedParcel(3, "src", keepUntilExpiry)}))
+		kept, _ := c.takeUnwritten(nil, keepUntilExpiry)
+		require.Len(t, kept, 1)
+		c.writers.Wait()
+	})
+}
