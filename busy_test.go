@@ -328,8 +328,8 @@ func TestTheIDOfAClientThatEndsBeforeAFunctionIsFree(t *testing.T) {
 	}
 }
 
-// A function of the host may cause another one, as a panic in OnConnection does with OnError. The reader is back when the
-// outer one has returned.
+// A function of the host may cause another one, as a panic in OnConnection does with OnError. The
+// reader is back when the outer one has returned.
 func TestAFunctionInsideOfAnotherLeavesTheReaderPaused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, far := endingClient(t)

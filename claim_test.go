@@ -86,8 +86,8 @@ func TestAHolderThatWasEndedForNothing(t *testing.T) {
 	}
 }
 
-// The host can close a newcomer in AllowOverride. Such a newcomer does not get an id that has another holder, and the holder
-// notices nothing.
+// The host can close a newcomer in AllowOverride. Such a newcomer does not get an id that has
+// another holder, and the holder notices nothing.
 func TestANewcomerThatHasEndedEvictsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
@@ -178,7 +178,8 @@ func TestANewcomerInheritsFromAHolderThatItHasEnded(t *testing.T) {
 	}
 }
 
-// While a newcomer that has evicted the holder is about to have the id, the next newcomer waits for it and does nothing.
+// While a newcomer that has evicted the holder is about to have the id, the next newcomer waits
+// for it and does nothing.
 func TestANewcomerWaitsForAnotherThatHasEvictedTheHolder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := NewServer(Options{AliveTimeout: -1})

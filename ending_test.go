@@ -69,8 +69,8 @@ func TestTheStreamEndsWhenTheReaderIsOutOfTheSocket(t *testing.T) {
 	}
 }
 
-// A function of the host that holds up the reader may end after the stream. The message that the reader has read last is
-// still needed then, so its buffer does not go back to a pool.
+// A function of the host that holds up the reader may end after the stream. The message that the
+// reader has read last is still needed then, so its buffer does not go back to a pool.
 func TestAReaderThatIsHeldUpKeepsTheBufferOfItsMessage(t *testing.T) {
 	for kind := range wireKinds {
 		t.Run(kind, func(t *testing.T) {
@@ -91,8 +91,9 @@ func TestAReaderThatIsHeldUpKeepsTheBufferOfItsMessage(t *testing.T) {
 	}
 }
 
-// A client whose connection is lost does not answer, so the server does not wait for its close frame. OPEN is written all
-// the same if it has not been: the connection may be closed in one direction only.
+// A client whose connection is lost does not answer, so the server does not wait for its close
+// frame. OPEN is written all the same if it has not been: the connection may be closed in one
+// direction only.
 func TestNobodyWaitsForTheCloseFrameOfALostClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, far := endingClient(t)
@@ -108,8 +109,8 @@ func TestNobodyWaitsForTheCloseFrameOfALostClient(t *testing.T) {
 	})
 }
 
-// A message that came with another one is put off, so that both go out in one write. It is delivered also if its sender ends
-// before the other one is read.
+// A message that came with another one is put off, so that both go out in one write. It is
+// delivered also if its sender ends before the other one is read.
 func TestWhatWasPutOffIsDeliveredThoughItsSenderEnds(t *testing.T) {
 	r := newRig(t, Options{})
 	b, p := r.connect("b"), r.rawConnect("a")
@@ -198,8 +199,8 @@ func TestTheEndIsOverWhenEverybodyKnows(t *testing.T) {
 	})
 }
 
-// A writer that is at work when its client ends writes the last frames when the deadlines of the end are set: they would cut
-// off what it writes.
+// A writer that is at work when its client ends writes the last frames when the deadlines of the
+// end are set: they would cut off what it writes.
 func TestTheLastFramesAreWrittenWhenEverybodyKnows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, far := endingClient(t)

@@ -106,8 +106,8 @@ func TestANegativeRateIsNoLimit(t *testing.T) {
 	})
 }
 
-// A client that sends too fast is not read for a while. Before that, all that it has sent so far is on its way, and the server
-// keeps no buffer of a pool for it.
+// A client that sends too fast is not read for a while. Before that, all that it has sent so far
+// is on its way, and the server keeps no buffer of a pool for it.
 func TestNothingIsHeldBackWhileAClientIsTooFast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newBubbleRig(t, Options{MessageRate: 1}) // a burst of 2 is free

@@ -225,7 +225,8 @@ func TestALookIsAboutTheClientsOfOneAddress(t *testing.T) {
 	})
 }
 
-// The first of the newcomers has a look of its own. The others come while it lasts, and the next look is for all of them.
+// The first of the newcomers has a look of its own. The others come while it lasts, and the next
+// look is for all of them.
 func TestNewcomersShareALookAtEachClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := NewServer(Options{AliveTimeout: -1})
@@ -252,8 +253,8 @@ func TestLooksKeepTheirDistance(t *testing.T) {
 	})
 }
 
-// A client that is found to have ended is out of the realm when the look is over, wherever its reader is. A newcomer that
-// has evicted a client takes it out by itself.
+// A client that is found to have ended is out of the realm when the look is over, wherever its
+// reader is. A newcomer that has evicted a client takes it out by itself.
 func TestALookFreesTheIDsOfThoseThatHaveEnded(t *testing.T) {
 	for name, c := range map[string]struct {
 		end  func(c *Client)
