@@ -37,7 +37,8 @@ const (
 	aboveLeaf = "go Client Server Realm Options session socket "
 	anyLock   = "sync.Mutex sync.RWMutex sync.Cond sync.WaitGroup sync.Once sync.Map "
 	anyClock  = "time.Now time.Since time.Until time.Sleep time.After time.AfterFunc time.Tick time.NewTimer time.NewTicker "
-	network   = "net net/http/... os syscall log/slog "
+	noNet     = "net os syscall log/slog "
+	network   = noNet + "net/http/... "
 )
 
 // plan has a row for each file of the package that is not a test.
@@ -48,42 +49,42 @@ var plan = []planRow{
 	{"leaf", "queue", network + "sync/atomic context", aboveLeaf + anyLock + anyClock + "outbox"},
 	{"leaf", "outbox", network + "sync/... time context", aboveLeaf},
 	{"leaf", "options", "net os syscall sync/... context", "go Server Realm session socket " + anyClock},
-	{"leaf", "events", network + "time context", "go Realm session socket sync.RWMutex sync.Cond sync.WaitGroup sync.Once sync.Map"},
+	{"leaf", "ice", network + "sync/... context", aboveLeaf + "time.Since time.Sleep time.After time.AfterFunc time.NewTimer parcel"},
+	{"leaf", "events", noNet + "time context", "go http.Handler http.ResponseWriter Realm session socket sync.RWMutex sync.Cond sync.WaitGroup sync.Once sync.Map"},
 	{"socket", "socket reading socket_linux socket_other peek_unix peek_other", "net/http/... log/slog context",
 		"Client Options Message Realm Server envelope session parcel outbox"},
-	{"client", "client liveness writer ending", "net net/http/... log/slog", "Realm Server session events shard rooms guard"},
+	{"client", "client", "net log/slog", "http.Handler http.ResponseWriter Realm Server session events shard rooms guard"},
+	{"client", "liveness writer ending", "net net/http/... log/slog", "Realm Server session events shard rooms guard"},
 	{"realm", "realm room", network + "time", "go Server session events socket conn guard"},
 	{"realm", "route", network, "go Server session events socket conn guard"},
-	{"server", "peer", "net net/http/...", "go socket conn envelope newParcel " + anyClock},
+	{"server", "peer", "net net/http/...", "go socket conn envelope newParcel time.Since time.Sleep time.AfterFunc time.NewTimer"},
 	{"server", "http", "net", "socket conn"},
-	{"server", "handshake claim", "", "envelope decode hasMessage next await read"},
+	{"server", "handshake claim upgrade", "", "envelope decode hasMessage next await read"},
 	{"server", "vacancy", "net net/http/...", "conn envelope decode hasMessage await read guard"},
 	{"server", "serve", "net net/http/... syscall", "conn raw unread tryWrite"},
-	{"server", "host", "net net/http/... syscall", "socket conn"},
+	{"server", "host", "net syscall", "socket conn"},
 	{"server", "address", "net", "socket conn Client guard ask refuse refusal"},
 	{"server", "stats", "net net/http/...", "socket conn Client guard ask refuse refusal"},
 }
 
 // pointUp are the uses of something that is declared on a higher floor, and why they are allowed.
 var pointUp = map[string]string{
-	"options.go: Client":        "functions of the host that decide are given clients",
-	"events.go: Client":         "functions of the host that are told something are given clients",
-	"events.go: Server":         "a registration is a method of the server",
-	"events.go: events":         "the field of the server that keeps registrations",
-	"events.go: wakeMonitor":    "guard makes it run before each function of the host",
-	"message.go: TypeRoomJoin":  "intern knows all types that clients send; those about rooms are declared with the rooms",
-	"message.go: TypeRoomLeave": "the same",
-	"client.go: traffic":        "the counters of a client are those of its shard",
-	"writer.go: bytesIn":        "the same",
-	"writer.go: bytesOut":       "the same",
-	"ending.go: bytesOut":       "the same",
+	"options.go: Client":     "functions of the host that decide are given clients",
+	"events.go: Client":      "functions of the host that are told something are given clients",
+	"events.go: Server":      "a registration is a method of the server",
+	"events.go: events":      "the field of the server that keeps registrations",
+	"events.go: wakeMonitor": "guard makes it run before each function of the host",
+	"client.go: traffic":     "the counters of a client are those of its shard",
+	"writer.go: bytesIn":     "the same",
+	"writer.go: bytesOut":    "the same",
+	"ending.go: bytesOut":    "the same",
 }
 
 const (
 	maxFileLines     = 400
 	maxFunctionLines = 60
 	wsLibrary        = "nhooyr.io/websocket"
-	wsFile           = "handshake.go"
+	wsFile           = "upgrade.go"
 )
 
 // A source is the code of the package that is no test: file name -> text.
@@ -297,7 +298,7 @@ func TestEveryBreachOfThePlanIsNoticed(t *testing.T) {
 				notices(file, code(file, body), fmt.Sprintf("%q must not be in", ban))
 			}
 			if file != wsFile {
-				notices(file, importing(file, wsLibrary), "only handshake.go imports")
+				notices(file, importing(file, wsLibrary), "only upgrade.go imports")
 			}
 		}
 	}

@@ -28,7 +28,7 @@ func stubClient(t testing.TB, s *Server, id, token string) *Client {
 }
 
 func benchClient(s *Server, conn net.Conn, id, token string) *Client {
-	c := newClient(newSocket(conn, nil, &s.realm.partials), params{id: id, token: token, quoted: quote(id)}, "", netip.Addr{}, &s.opts, s.realm.traffic(id))
+	c := newClient(nil, newSocket(conn, nil, &s.realm.partials), params{id: id, token: token, quoted: quote(id)}, "", netip.Addr{}, &s.opts, s.realm.traffic(id))
 	c.stopReading() // there is neither a handshake nor a reader
 	return c
 }

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"encoding/json"
 	"io"
 	"testing"
 	"testing/synctest"
@@ -49,7 +50,7 @@ var busyWays = map[string]func(t *testing.T, opts Options, hold func(c *Client))
 		return busyOver(t, NewServer(opts), `{"type":"OFFER","dst":"absent"}`)
 	},
 	"AllowJoin": func(t *testing.T, opts Options, hold func(*Client)) (*rig, *rawPeer) {
-		opts.AllowJoin = func(c *Client, _ string) error { hold(c); return nil }
+		opts.AllowJoin = func(c *Client, _ string, _ json.RawMessage) error { hold(c); return nil }
 		return busyOver(t, NewServer(opts), `{"type":"ROOM-JOIN","payload":{"room":"x"}}`)
 	},
 	"OnError": func(t *testing.T, opts Options, hold func(*Client)) (*rig, *rawPeer) {

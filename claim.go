@@ -15,7 +15,7 @@ var (
 
 // claim gets the id for c, or returns why it may not have it.
 func (s *Server) claim(ctx context.Context, c *Client) *refusal {
-	waits := len(s.events.connection.get()) > 0 // OPEN waits for these functions
+	waits := len(s.events.connection.get()) > 0 || s.opts.ICEServers != nil // OPEN waits for these functions
 	var predecessor *Client
 	for swept := false; ; {
 		holder, err := s.realm.admit(c, predecessor, waits)
@@ -80,7 +80,9 @@ func (s *Server) evict(ctx context.Context, holder, c *Client) *refusal {
 		c.block(holder.blocked...)
 		c.block(hashOf(holder.token)) // two devices that both reconnect by themselves must not take turns
 		last := notice(TypeOverride, "Your id was taken over by another connection")
-		holder.evict(c, ReasonOverridden, &last)
+		if holder.evict(c, ReasonOverridden, &last) && s.opts.KeepRoomsOnOverride {
+			c.inheritedFrom = append(c.inheritedFrom, holder)
+		}
 		return nil
 	case s.opts.ProbeAfter < 0 || s.opts.ProbeTimeout < 0 || holder.silence() <= s.opts.ProbeAfter:
 		if s.hasLeft(ctx, holder) {

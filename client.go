@@ -4,10 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"fmt"
+	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // Which goroutine runs what:
@@ -48,6 +51,15 @@ type Client struct {
 	pinged           bool // at least once: a pong may be on its way
 	refusedOne       bool // there was no room for something, so what comes next must not overtake it
 	reader           readerState
+	wake             wakeState
+	icePending       bool             // the ICE servers are to be sent again
+	iceDue           time.Duration    // when that is to be, since socket.start; 0: never
+	membership       *membership      // nil: it has never been in a room
+	closing          *lastWord        // nil: nobody has asked for it
+	request          *http.Request    // of the handshake; nil when OnConnection has returned
+	took             *Client          // the connection that the id was taken from; nil when OnConnection has returned
+	received         received         // as of the last message
+	sent             tally            // messages, and bytes of all frames
 	meanwhile        func()           // to be called if the client ends while the reader is paused
 	pausedUntil      time.Duration    // when the reader was last paused, since socket.start
 	reason           DisconnectReason // 0: has not ended
@@ -74,6 +86,25 @@ const (
 	finished              // its last event has returned
 )
 
+// received is what the reader of a client has taken in.
+type received struct {
+	messages, bytes uint64
+	throttled       time.Duration
+}
+
+// A membership is what a client has to do with rooms. It is guarded by the client's lock, and rooms
+// changes only under the lock of the realm's rooms too.
+type membership struct {
+	names []string
+	news  []roomNews // what the host has not been told of yet
+}
+
+// A roomNews is that a client has joined a room, or has left it for a reason.
+type roomNews struct {
+	room string
+	why  DisconnectReason // 0: it has joined
+}
+
 // params are what a client says in the address of the socket.
 type params struct {
 	id, token, key string
@@ -81,12 +112,11 @@ type params struct {
 }
 
 // newClient returns a client for a socket whose handshake is under way.
-func newClient(s *socket, p params, remote string, limitAddr netip.Addr, opts *Options, t *traffic) *Client {
-	c := &Client{
+func newClient(r *http.Request, s *socket, p params, remote string, limitAddr netip.Addr, opts *Options, t *traffic) *Client {
+	return &Client{
 		id: p.id, token: p.token, quoted: p.quoted, remote: remote, limitAddr: limitAddr,
-		opts: opts, traffic: t, socket: s,
+		opts: opts, traffic: t, socket: s, request: r,
 	}
-	return c
 }
 
 // ID returns the id of the peer.
@@ -124,6 +154,55 @@ func (c *Client) Successor() *Client {
 	return c.successor
 }
 
+// Predecessor returns the connection that the id was taken from, so that a function of
+// OnConnection can carry over what the host keeps for it: its [Client.Successor] is this
+// client. It returns nil if the id was free, and when the functions of OnConnection have
+// returned.
+func (c *Client) Predecessor() *Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.took
+}
+
+// Request returns the request of the handshake, with the headers, the cookies and the query,
+// until the functions of OnConnection have returned. Afterwards it returns nil: an idle client
+// does not keep its request. Do not keep the request for longer, and do not read its body.
+func (c *Client) Request() *http.Request {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.request
+}
+
+// forgetRequest notes that OnConnection has returned.
+func (c *Client) forgetRequest() {
+	c.mu.Lock()
+	c.request, c.took = nil, nil
+	c.mu.Unlock()
+}
+
+// ClientStats is a snapshot of the counters of one connection.
+type ClientStats struct {
+	MessagesIn   uint64        // messages that the client sent, heartbeats included
+	MessagesOut  uint64        // messages that were written to its socket, OPEN included
+	BytesIn      uint64        // payload bytes of MessagesIn
+	BytesOut     uint64        // bytes that were written to its socket
+	Waiting      int           // messages, pings and pongs that wait to be written
+	WaitingBytes int           // bytes of these
+	Throttled    time.Duration // how long its messages have waited because of [Options.MessageRate]
+}
+
+// Stats returns the counters of the connection. A message that is being handled may not be
+// counted yet. After the end of the connection, the counters keep their last values.
+func (c *Client) Stats() ClientStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return ClientStats{
+		MessagesIn: c.received.messages, BytesIn: c.received.bytes, Throttled: c.received.throttled,
+		MessagesOut: uint64(c.sent.parcels), BytesOut: uint64(c.sent.bytes),
+		Waiting: len(c.outbox.parcels), WaitingBytes: c.outbox.bytes,
+	}
+}
+
 // Context returns a context that is cancelled when the connection ends, before
 // its OnDisconnect runs. [context.Cause] is then the [DisconnectReason].
 func (c *Client) Context() context.Context {
@@ -156,6 +235,42 @@ func (c *Client) Send(m Message) error {
 // are not written; offers, answers and candidates among them are held for the id. Close
 // does not wait: OnDisconnect runs afterwards.
 func (c *Client) Close() { c.end(ReasonRemoved, nil, nil) }
+
+// CloseWith ends the connection with [ReasonRemoved] and tells the client why. Messages that
+// wait for the client are written first, for [Options.WriteTimeout] at most. Until then the
+// id stays taken, the server ignores what the client sends, and treats what others send to
+// it as if the client were absent. The close frame has this code, from 4100 to 4999, and this
+// text of at most 123 bytes.
+//
+// A page cannot see the close frame through a PeerJS client. So if text is not empty, an ERROR
+// with it goes out before the close frame: PeerJS emits the error "server-error" and
+// "disconnected", and the page can still use its open channels, or reconnect. To keep it from
+// reconnecting, refuse it in [Options.Authenticate].
+//
+// CloseWith does not wait. It returns an error that wraps [ErrBadClose] if code or text is
+// not allowed, and [ErrNotConnected] if the connection has ended or is being closed already.
+func (c *Client) CloseWith(code int, text string) error {
+	if code < minCloseCode || code > maxCloseCode || len(text) > maxCloseText || !utf8.ValidString(text) {
+		return fmt.Errorf("%w: %d with %d bytes", ErrBadClose, code, len(text))
+	}
+	c.mu.Lock()
+	if c.stage > online || c.closing != nil {
+		c.mu.Unlock()
+		return ErrNotConnected
+	}
+	t := c.closeLocked(&lastWord{code: uint16(code), text: text})
+	c.mu.Unlock()
+	c.do(t)
+	return nil
+}
+
+// What CloseWith allows. The codes below are for the server itself, and the text must fit a
+// control frame (RFC 6455, section 5.5).
+const (
+	minCloseCode = 4100
+	maxCloseCode = 4999
+	maxCloseText = 123
+)
 
 // maxBlocked bounds how many tokens a connection remembers to keep out.
 const maxBlocked = 32
@@ -193,23 +308,42 @@ func (c *Client) connected() bool {
 
 // admit fills the outbox of a client that nobody can find yet and starts its clock. If waits is
 // true, or the events of the predecessor still run, nothing is written before open is called.
-func (c *Client) admit(predecessor *Client, inherited, held []parcel, waits bool) todo {
+func (c *Client) admit(predecessor, took *Client, inherited, held []parcel, waits bool) todo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.predecessor = predecessor
+	c.predecessor, c.took = predecessor, took
 	c.outbox.fill(parcel{frame: openFrame}, inherited, held, c.opts.MaxOutboxMessages, c.opts.MaxOutboxBytes)
 	if c.stage == ended { // the host has closed it while it decided
 		return 0
 	}
 	c.stage = online
 	if c.opts.AliveTimeout > 0 {
-		c.alive = time.AfterFunc(c.opts.AliveTimeout/2, c.checkAlive)
+		c.setAliveLocked(c.opts.AliveTimeout / 2)
 	}
 	if waits || predecessor != nil {
 		return 0
 	}
 	c.writer = idle
 	return c.startLocked()
+}
+
+// precede puts a parcel in front of OPEN, or behind everything if OPEN may have been written.
+func (c *Client) precede(p parcel) {
+	c.mu.Lock()
+	if c.stage == online && c.writer == waiting {
+		c.outbox.precede(p.frame)
+		c.mu.Unlock()
+		return
+	}
+	c.mu.Unlock()
+	c.post(p) // a client that has ended need not know
+}
+
+// isClosing reports whether nothing more is accepted from the client.
+func (c *Client) isClosing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closing != nil
 }
 
 var openFrame = textFrame([]byte(`{"type":"OPEN"}`))

@@ -58,6 +58,36 @@ func (c *Client) evict(successor *Client, why DisconnectReason, last *Message) b
 	return true
 }
 
+// A lastWord is how [Client.CloseWith] ends a client.
+type lastWord struct {
+	code  uint16
+	text  string
+	until time.Duration // when the outbox is no longer waited for, since socket.start; 0: never
+}
+
+// closeLocked ends the client when its outbox has been written.
+func (c *Client) closeLocked(w *lastWord) todo {
+	c.closing = w
+	if c.writer == broken || c.writer == idle && len(c.outbox.parcels) == 0 {
+		return c.lastWordLocked()
+	}
+	if c.opts.WriteTimeout > 0 {
+		w.until = time.Since(c.socket.start) + c.opts.WriteTimeout
+		c.setAliveLocked(c.opts.WriteTimeout)
+	}
+	return 0
+}
+
+// lastWordLocked ends the client with its last word.
+func (c *Client) lastWordLocked() todo {
+	c.farewell = closeFrame(c.closing.code, c.closing.text)
+	if c.closing.text == "" {
+		return c.endLocked(ReasonRemoved, nil, nil)
+	}
+	last := notice(TypeError, c.closing.text)
+	return c.endLocked(ReasonRemoved, nil, &last)
+}
+
 // endLocked makes the outbox final. The caller must call [Client.do] as soon as it holds no
 // lock: a write that is under way either is complete already or is not going to be, as its
 // socket's buffer is full, so it is cut off instead of waited for.
@@ -178,7 +208,7 @@ func (c *Client) linger(why DisconnectReason) {
 // still use.
 func (c *Client) takeSocket() {
 	c.mu.Lock()
-	c.awaitLocked(func() bool { return c.reader != reading })
+	c.awaitLocked(func() bool { return c.reader != reading && c.wake != waking })
 	inUse := c.reader == paused
 	c.mu.Unlock()
 	if inUse {

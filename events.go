@@ -3,6 +3,8 @@ package peer
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -18,6 +20,10 @@ var (
 	// server then closes the client with [ReasonSlowConsumer], unless OPEN has not been
 	// written yet: then only the message is dropped.
 	ErrSlowConsumer = errors.New("peer: slow consumer")
+
+	// ErrBadClose is wrapped by the error of [Client.CloseWith] for a code or a text that
+	// it does not allow.
+	ErrBadClose = errors.New("peer: a close needs a code from 4100 to 4999 and at most 123 bytes of UTF-8")
 
 	// ErrInEvent is returned by Shutdown and Close if a function of the host calls them
 	// while the server waits for it: in an event, or in a function of [Options]. The
@@ -83,7 +89,8 @@ const (
 	// ReasonUnresponsive: the client did not answer a ping in [Options.ProbeTimeout]
 	// when another client asked for its id.
 	ReasonUnresponsive
-	// ReasonRemoved: the host called [Client.Close] or [Realm.RemoveClient].
+	// ReasonRemoved: the host called [Client.Close], [Client.CloseWith] or
+	// [Realm.RemoveClient].
 	ReasonRemoved
 	// ReasonSlowConsumer: the client did not read for [Options.WriteTimeout], or its
 	// outbox overflowed ([Options.MaxOutboxMessages], [Options.MaxOutboxBytes]).
@@ -175,18 +182,24 @@ func (r DisconnectReason) closeCode() (code uint16, text string) {
 // for work that takes long. A panic is reported to OnError and ends that connection only.
 //
 // Any number of functions may be registered, at any time. The server calls them in the
-// order of registration.
-func (s *Server) OnConnection(f func(c *Client)) { s.events.connection.add(f) }
+// order of registration. The function that OnConnection returns takes the registration
+// back: no later event calls f. It may be called at any time and more than once. It does
+// not wait for a call of f that is under way.
+func (s *Server) OnConnection(f func(c *Client)) (remove func()) { return s.events.connection.add(f) }
 
 // OnDisconnect registers a function that the server calls when a connection has ended,
 // with the reason. By then the id is free, or belongs to another connection
 // ([Client.Successor]). [Server.OnConnection] says what holds for all events.
-func (s *Server) OnDisconnect(f func(c *Client, why DisconnectReason)) { s.events.disconnect.add(f) }
+func (s *Server) OnDisconnect(f func(c *Client, why DisconnectReason)) (remove func()) {
+	return s.events.disconnect.add(f)
+}
 
 // OnMessage registers a function that the server calls for each message of a client, of
 // any type, before the message is relayed. It cannot stop the message; use
 // [Options.Authorize] for that. [Server.OnConnection] says what holds for all events.
-func (s *Server) OnMessage(f func(c *Client, m Message)) { s.events.message.add(f) }
+func (s *Server) OnMessage(f func(c *Client, m Message)) (remove func()) {
+	return s.events.message.add(f)
+}
 
 // OnError registers a function that the server calls once for each of these errors:
 //
@@ -199,26 +212,59 @@ func (s *Server) OnMessage(f func(c *Client, m Message)) { s.events.message.add(
 //
 // c is nil if there is no admitted client. [Server.OnConnection] says what holds for all
 // events of a client.
-func (s *Server) OnError(f func(c *Client, err error)) { s.events.error.add(f) }
+func (s *Server) OnError(f func(c *Client, err error)) (remove func()) { return s.events.error.add(f) }
+
+// OnRefuse registers a function that the server calls when it refuses the request of a
+// client that asked for a socket, before the client is told. The cause is one of the keys
+// of [Stats.Refused]; id is what the client asked for, and may be anything. The answer
+// waits for f. Calls for different requests run concurrently. A panic is reported to
+// OnError, and the client is refused nevertheless. [Server.OnConnection] says what remove
+// does.
+func (s *Server) OnRefuse(f func(r *http.Request, id, cause string)) (remove func()) {
+	return s.events.refuse.add(f)
+}
 
 type events struct {
 	connection listeners[func(*Client)]
 	disconnect listeners[func(*Client, DisconnectReason)]
 	message    listeners[func(*Client, Message)]
 	error      listeners[func(*Client, error)]
+	refuse     listeners[func(*http.Request, string, string)]
+	join       listeners[func(string, *Client)]
+	leave      listeners[func(string, *Client, DisconnectReason)]
 }
 
 // listeners are the functions that are registered for one event. They are read for every message,
 // so reading takes no lock.
 type listeners[F any] struct {
-	mu  sync.Mutex // guards replacing all
+	mu  sync.Mutex // guards replacing all, and the following
+	ids []uint64   // of the functions in all
+	id  uint64     // the last one
+
 	all atomic.Pointer[[]F]
 }
 
-func (l *listeners[F]) add(f F) {
+// add registers f, and returns what takes the registration back.
+func (l *listeners[F]) add(f F) (remove func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := append(l.get()[:len(l.get()):len(l.get())], f)
+	l.id++
+	id := l.id
+	all := append(slices.Clone(l.get()), f)
+	l.ids = append(l.ids, id)
+	l.all.Store(&all)
+	return func() { l.remove(id) }
+}
+
+func (l *listeners[F]) remove(id uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := slices.Index(l.ids, id)
+	if i < 0 {
+		return
+	}
+	l.ids = slices.Delete(l.ids, i, i+1)
+	all := slices.Delete(slices.Clone(l.get()), i, i+1)
 	l.all.Store(&all)
 }
 

@@ -11,7 +11,7 @@ import (
 // A page asks to join a room. The members are told who comes and goes.
 func ExampleOptions_allowJoin() {
 	srv := peer.NewServer(peer.Options{
-		AllowJoin: func(c *peer.Client, room string) error {
+		AllowJoin: func(c *peer.Client, room string, _ json.RawMessage) error {
 			if room != "lobby" {
 				return &peer.Reject{Message: "There is no such room"}
 			}

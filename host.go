@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strconv"
 )
 
@@ -46,6 +47,65 @@ func (s *Server) tellConnected(c *Client) {
 		s.pause(c, func() {
 			forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](c) }) })
 		})
+	}
+}
+
+// OnJoin registers a function that the server calls when a client has become a member of a
+// room. For each client, OnJoin and [Server.OnLeave] are called in the order in which it
+// joins and leaves, between its OnConnection and its OnDisconnect. If a client joins during
+// another event of its own, OnJoin follows that event. When a client connects again with its
+// own token and stays in its rooms, neither is called. [Server.OnConnection] says what holds
+// for all events.
+func (s *Server) OnJoin(f func(room string, c *Client)) (remove func()) {
+	s.realm.rooms.watched.Store(true)
+	return s.events.join.add(f)
+}
+
+// OnLeave registers a function that the server calls when a client is no longer a member of
+// a room. The reason is [ReasonLeft] if the client left, or if the host took it out with
+// [Realm.Leave]; otherwise it is the reason why the connection ended. [Server.OnJoin] says
+// when both are called.
+func (s *Server) OnLeave(f func(room string, c *Client, why DisconnectReason)) (remove func()) {
+	s.realm.rooms.watched.Store(true)
+	return s.events.leave.add(f)
+}
+
+// tellRooms calls the functions of OnJoin and OnLeave.
+func (s *Server) tellRooms(c *Client, news []roomNews) {
+	forEach(0, len(news), func(i int) {
+		n := news[i]
+		if n.why == 0 {
+			fs := s.events.join.get()
+			forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](n.room, c) }) })
+			return
+		}
+		fs := s.events.leave.get()
+		forEach(0, len(fs), func(i int) { s.call(c, func() { fs[i](n.room, c, n.why) }) })
+	})
+}
+
+// tellRefused calls the functions of OnRefuse. Nobody is connected, so a panic ends nothing.
+func (s *Server) tellRefused(r *http.Request, id string, cause refusalCause) {
+	fs := s.events.refuse.get()
+	forEach(0, len(fs), func(i int) {
+		if err := s.ask("in OnRefuse", func() { fs[i](r, id, refusalNames[cause]) }); err != nil {
+			s.fail(nil, fmt.Errorf("in OnRefuse: %w", err))
+		}
+	})
+}
+
+// sendICE asks the host for the ICE servers of a client, and sends them.
+func (s *Server) sendICE(c *Client) {
+	if !c.connected() {
+		return
+	}
+	var servers []ICEServer
+	ok := s.call(c, func() { servers = s.opts.ICEServers(c) })
+	if ok && len(servers) > 0 {
+		c.precede(ownParcel(iceMessage(servers), keepNone))
+	}
+	if ok && s.opts.ICERefresh > 0 {
+		c.refreshICE(s.opts.ICERefresh / 2)
 	}
 }
 

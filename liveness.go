@@ -1,27 +1,72 @@
 package peer
 
-import "time"
+import (
+	"errors"
+	"os"
+	"time"
+)
 
-// checkAlive runs when the client may have been silent for too long.
+// checkAlive runs when the client may have been silent for too long, or when something else is
+// due.
 func (c *Client) checkAlive() {
 	c.mu.Lock()
-	if c.reason != 0 {
-		c.mu.Unlock()
-		return
-	}
 	var t todo
-	limit, silent := c.opts.AliveTimeout, c.silenceLocked()
-	switch {
-	case silent >= limit:
-		t = c.endLocked(ReasonAliveTimeout, nil, nil)
-	case silent >= limit/2:
-		t = c.pingLocked()
-		c.alive.Reset(limit - silent)
-	default:
-		c.alive.Reset(limit/2 - silent)
+	if c.reason == 0 {
+		t = c.tickLocked()
 	}
 	c.mu.Unlock()
 	c.do(t)
+}
+
+// tickLocked does what is due, and sets the timer to what is due next.
+func (c *Client) tickLocked() (t todo) {
+	now, next := time.Since(c.socket.start), time.Duration(forever)
+	if limit := c.opts.AliveTimeout; limit > 0 {
+		switch silent := c.silenceLocked(); {
+		case silent >= limit:
+			return c.endLocked(ReasonAliveTimeout, nil, nil)
+		case silent >= limit/2:
+			t |= c.pingLocked()
+			next = limit - silent
+		default:
+			next = limit/2 - silent
+		}
+	}
+	if w := c.closing; w != nil && w.until > 0 {
+		if now >= w.until {
+			return t | c.lastWordLocked()
+		}
+		next = min(next, w.until-now)
+	}
+	if due := c.iceDue; due > 0 && now < due {
+		next = min(next, due-now)
+	} else if due > 0 {
+		c.iceDue, c.icePending = 0, true
+		t |= c.wakeLocked()
+	}
+	if next < forever {
+		c.alive.Reset(next)
+	}
+	return t
+}
+
+// setAliveLocked sets the timer to d from now, or to what it is set to if that comes first.
+func (c *Client) setAliveLocked(d time.Duration) {
+	if c.alive == nil {
+		c.alive = time.AfterFunc(d, c.checkAlive)
+		return
+	}
+	c.alive.Reset(0) // tickLocked finds out what is due first
+}
+
+// refreshICE lets the reader ask for the ICE servers again in d.
+func (c *Client) refreshICE(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reason == 0 {
+		c.iceDue = time.Since(c.socket.start) + d
+		c.setAliveLocked(d)
+	}
 }
 
 // pingLocked puts a ping into the outbox, full or not: no client is closed for being asked.
@@ -55,15 +100,83 @@ const (
 	gone                       // it is out of the socket for good
 )
 
-// startReading lets the reader into the socket, unless the client has ended.
-func (c *Client) startReading() bool {
+// startReading lets the reader into the socket, unless the client has ended, and notes what it has
+// taken in. errands says whether there is something else for the reader to do first.
+func (c *Client) startReading(in received) (ok, errands bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.received = in
 	if c.reason != 0 {
-		return false
+		return false, false
 	}
 	c.reader = reading
-	return true
+	return true, c.icePending || c.wake != asleep || c.membership != nil && len(c.membership.news) > 0
+}
+
+// A wakeState says how far somebody has come who wakes the reader for an errand.
+type wakeState uint8
+
+const (
+	asleep  wakeState = iota // nobody wakes it
+	waking                   // somebody is about to set the read deadline
+	awaking                  // the read deadline has passed
+)
+
+// wakeLocked wakes the reader, which has an errand. While it is paused, or has been woken already,
+// it finds the errand by itself.
+func (c *Client) wakeLocked() todo {
+	if c.wake != asleep || c.reader != reading || c.reason != 0 {
+		return 0
+	}
+	c.wake = waking
+	return wakeReader
+}
+
+// wakeUp is what [wakeReader] asks for.
+func (c *Client) wakeUp() {
+	c.socket.conn.SetReadDeadline(past)
+	c.mu.Lock()
+	c.wake = awaking
+	c.broadcastLocked()
+	c.mu.Unlock()
+}
+
+// resume reports whether err, of the reader, is only that it was woken, and lets it go on then.
+func (c *Client) resume(err error) bool {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	c.mu.Lock()
+	c.awaitLocked(func() bool { return c.wake != waking })
+	woken := c.wake == awaking
+	c.mu.Unlock()
+	return woken && c.fallAsleep()
+}
+
+// fallAsleep takes back the deadline that woke the reader. An end, and a write that failed, set it
+// after they have noted that, so they are looked for afterwards. It reports whether there is none.
+func (c *Client) fallAsleep() bool {
+	c.socket.conn.SetReadDeadline(time.Time{})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wake = asleep
+	return c.reason == 0 && c.writer != broken
+}
+
+// takeErrands returns what the reader has to do beside reading.
+func (c *Client) takeErrands() (news []roomNews, ice bool) {
+	c.mu.Lock()
+	c.awaitLocked(func() bool { return c.wake != waking })
+	woken := c.wake == awaking
+	if c.membership != nil {
+		news, c.membership.news = c.membership.news, nil
+	}
+	ice, c.icePending = c.icePending, false
+	c.mu.Unlock()
+	if woken && !c.fallAsleep() {
+		c.socket.conn.SetReadDeadline(past)
+	}
+	return news, ice
 }
 
 // stopReading notes that the reader does not come back to the socket.

@@ -147,6 +147,14 @@ func (l *lockReader) statement(s ast.Stmt, held []deed, all map[deed]bool) []dee
 			inner(c.(*ast.CaseClause).Body)
 		}
 	case *ast.GoStmt:
+	case *ast.ReturnStmt:
+		for _, e := range s.Results {
+			if f, ok := e.(*ast.FuncLit); ok { // runs later
+				l.block(f.Body.List, nil, make(map[deed]bool))
+				continue
+			}
+			l.expressions(e, held, all)
+		}
 	default:
 		l.expressions(s, held, all)
 	}

@@ -33,6 +33,33 @@ const (
 	TypeOverride   MessageType = "OVERRIDE_CONNECTION"
 )
 
+// The types of the messages about rooms. With [Options.AllowJoin], clients send
+// [TypeRoomJoin] and [TypeRoomLeave]; the server sends the others. The payload of each is
+// an object with the name of the "room". An unmodified PeerJS client sends them with
+// peer.socket.send and reads them with peer.socket.on("message").
+//
+// A member may have data of its own, any JSON of at most 1,024 bytes, as its name for the
+// others to show.
+const (
+	// TypeRoomJoin is a client's request to join a room, with its "data" if it has any.
+	// The answer is [TypeRoomMembers] or [TypeRoomRefused]. A client that is a member already, as after a reconnect, gets
+	// [TypeRoomMembers] too; its data stays, and the other members are not told.
+	TypeRoomJoin MessageType = "ROOM-JOIN"
+	// TypeRoomLeave is a client's request to leave a room. All members, the client
+	// included, get [TypeRoomLeft].
+	TypeRoomLeave MessageType = "ROOM-LEAVE"
+	// TypeRoomMembers lists the "members", the receiver included, as ids in
+	// ascending order, and in "data" the data of the members that have some, by id.
+	TypeRoomMembers MessageType = "ROOM-MEMBERS"
+	// TypeRoomRefused says in "msg" why a client may not join.
+	TypeRoomRefused MessageType = "ROOM-REFUSED"
+	// TypeRoomJoined tells the other members that "id" has joined, with its "data".
+	TypeRoomJoined MessageType = "ROOM-JOINED"
+	// TypeRoomLeft tells the members that "id" has left, and in "reason" why: "left", or
+	// the [DisconnectReason] of its connection.
+	TypeRoomLeft MessageType = "ROOM-LEFT"
+)
+
 // A Message is one message of the signalling protocol.
 //
 // The server sets Src to the id of the sender, whatever the sender wrote. Payload is the
@@ -66,13 +93,31 @@ func (m Message) encode() ([]byte, error) {
 		b = append(append(b, `,"dst":`...), quote(m.Dst)...)
 	}
 	if m.Payload != nil {
-		s := scanner{data: m.Payload}
-		if s.space(); !utf8.Valid(m.Payload) || !s.value() || !s.end() {
+		if !isJSON(m.Payload) {
 			return nil, fmt.Errorf("%w: payload is not JSON", ErrBadMessage)
 		}
 		b = append(append(b, `,"payload":`...), m.Payload...)
 	}
 	return append(b, '}'), nil
+}
+
+// isJSON reports whether data is one JSON value in UTF-8.
+func isJSON(data []byte) bool {
+	s := scanner{data: data}
+	s.space()
+	return utf8.Valid(data) && s.value() && s.end()
+}
+
+// rawField returns the value of a field of the JSON object in data, which is valid JSON, or nil if
+// there is none.
+func rawField(data []byte, name string) (value []byte) {
+	o := object{scanner: scanner{data: data}}
+	for o.next() {
+		if string(unquote(o.name)) == name {
+			value = o.value
+		}
+	}
+	return value
 }
 
 // notice is a message of the server whose payload is a text for people.

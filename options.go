@@ -3,6 +3,7 @@ package peer
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -21,19 +22,20 @@ const (
 	DefaultWriteTimeout     = 10 * time.Second
 	DefaultProbeAfter       = 10 * time.Second
 	DefaultProbeTimeout     = 2 * time.Second
+	DefaultICERefresh       = time.Hour
 
-	DefaultConcurrentLimit       = 5000
-	DefaultMaxMessageSize        = 1 << 20
-	DefaultMaxTokenBytes         = 8 << 10
-	DefaultMaxPartialBytes       = 32 << 20
-	DefaultMaxOutboxMessages     = 1024
-	DefaultMaxOutboxBytes        = 2 << 20
-	DefaultMaxHeldPerPair        = 100
-	DefaultMaxHeldPerDestination = 500
-	DefaultMaxHeldBytes          = 64 << 20
-	DefaultMaxRooms              = 10000
-	DefaultMaxRoomMembers        = 100
-	DefaultMaxRoomsPerClient     = 20
+	DefaultConcurrentLimit       = 5000     // clients
+	DefaultMaxMessageSize        = 1 << 20  // bytes
+	DefaultMaxTokenBytes         = 8 << 10  // bytes
+	DefaultMaxPartialBytes       = 32 << 20 // bytes
+	DefaultMaxOutboxMessages     = 1024     // messages
+	DefaultMaxOutboxBytes        = 2 << 20  // bytes
+	DefaultMaxHeldPerPair        = 100      // messages
+	DefaultMaxHeldPerDestination = 500      // messages
+	DefaultMaxHeldBytes          = 64 << 20 // bytes
+	DefaultMaxRooms              = 10000    // rooms
+	DefaultMaxRoomMembers        = 100      // members
+	DefaultMaxRoomsPerClient     = 20       // rooms
 )
 
 // Options configure a [Server]. They are copied by [NewServer], so changing them
@@ -172,6 +174,19 @@ type Options struct {
 	// decide by its id, not by [Realm.Client]. Default: everybody may send to everybody.
 	Authorize func(from *Client, m Message) error
 
+	// ICEServers returns the STUN and TURN servers that a client is to use, for example with
+	// credentials of [TURNCredentials]. It is called for each client that is admitted, when
+	// the functions of OnConnection have returned. The client reads the servers in a
+	// [TypeICEServers] right before OPEN, so a page that listens to it has them before its
+	// first call. If the result is empty, the client reads nothing. Default (nil): the page
+	// names its servers itself.
+	ICEServers func(c *Client) []ICEServer
+
+	// ICERefresh is how long the credentials of ICEServers live. When half of it is over,
+	// ICEServers is called again, and the client reads the new servers. Default
+	// [DefaultICERefresh]; negative means that they are sent once.
+	ICERefresh time.Duration
+
 	// RelayTypes are message types of the application that are relayed to a connected
 	// destination; for an absent one they are dropped, and OnError gets
 	// [ErrNotConnected]. Types of the protocol in it have no effect. Default none.
@@ -183,10 +198,16 @@ type Options struct {
 	HoldTypes []MessageType
 
 	// AllowJoin decides whether a client may join a room that it asks for with
-	// [TypeRoomJoin]. If the error is a [Reject], the client reads its text; any other
-	// error is reported to OnError, and the client reads a neutral text. Default (nil):
-	// clients cannot join by themselves; only the host adds them, with [Realm.Join].
-	AllowJoin func(c *Client, room string) error
+	// [TypeRoomJoin]; data is what it wants the other members to know of it, or nil. If
+	// the error is a [Reject], the client reads its text; any other error is reported to
+	// OnError, and the client reads a neutral text. Default (nil): clients cannot join by
+	// themselves; only the host adds them, with [Realm.Join].
+	AllowJoin func(c *Client, room string, data json.RawMessage) error
+
+	// KeepRoomsOnOverride lets a newcomer that takes an id over by AllowOverride come into
+	// the rooms of its predecessor, as one with the same token always does, and the other
+	// members are not told. Default false: the predecessor leaves its rooms.
+	KeepRoomsOnOverride bool
 
 	// MaxRooms bounds how many rooms have members. To join one more room fails with
 	// [ErrTooManyRooms]. Default [DefaultMaxRooms]; negative means no bound.
@@ -310,6 +331,7 @@ func (o Options) withDefaults() Options {
 	setDefault(&o.WriteTimeout, DefaultWriteTimeout)
 	setDefault(&o.ProbeAfter, DefaultProbeAfter)
 	setDefault(&o.ProbeTimeout, DefaultProbeTimeout)
+	setDefault(&o.ICERefresh, DefaultICERefresh)
 	setDefault(&o.ConcurrentLimit, DefaultConcurrentLimit)
 	setDefault(&o.MaxMessageSize, DefaultMaxMessageSize)
 	setDefault(&o.MaxTokenBytes, DefaultMaxTokenBytes)
@@ -336,6 +358,11 @@ func (o Options) withDefaults() Options {
 	o.RelayTypes = append([]MessageType(nil), o.RelayTypes...)
 	o.HoldTypes = append([]MessageType(nil), o.HoldTypes...)
 	return o
+}
+
+// keepsRooms reports whether the successor of a client that ended for a reason is in its rooms.
+func (o *Options) keepsRooms(why DisconnectReason) bool {
+	return why == ReasonReplaced || why == ReasonOverridden && o.KeepRoomsOnOverride
 }
 
 func setDefault[T comparable](field *T, value T) {

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"encoding/json"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -137,7 +138,7 @@ func TestWhatIsSetIsKept(t *testing.T) {
 		Authenticate:     func(*http.Request, string, string) (any, error) { said += "a"; return nil, nil },
 		AllowOverride:    func(_, _ *Client) bool { said += "o"; return true },
 		Authorize:        func(*Client, Message) error { said += "z"; return nil },
-		AllowJoin:        func(*Client, string) error { said += "j"; return nil },
+		AllowJoin:        func(*Client, string, json.RawMessage) error { said += "j"; return nil },
 		ProbeAfter:       7, ProbeTimeout: 8, RejectBeforeUpgrade: true, RelayTypes: []MessageType{"R"}, HoldTypes: []MessageType{"H"},
 		MaxMessageSize: 9, MessageRate: 0.5, MaxOutboxMessages: 10, MaxOutboxBytes: 11, MaxHeldPerPair: 12, MaxHeldPerDestination: 13, MaxHeldBytes: 14,
 		MaxRooms: 15, MaxRoomMembers: 16, MaxRoomsPerClient: 17, MaxTokenBytes: 18, MaxPartialBytes: 19, TrustUnixProxy: true,
@@ -160,7 +161,7 @@ func TestWhatIsSetIsKept(t *testing.T) {
 	got.Authenticate(nil, "", "")
 	got.AllowOverride(nil, nil)
 	got.Authorize(nil, Message{})
-	got.AllowJoin(nil, "")
+	got.AllowJoin(nil, "", nil)
 	assert.Equal(t, "gvaozj", said)
 	assert.Empty(t, Options{Path: "/"}.withDefaults().Path)
 }

@@ -68,6 +68,14 @@ func (o *outbox) pushFront(p parcel) {
 	o.moveOut()
 }
 
+// precede puts a frame in front of OPEN, the first parcel, so that both go out in one write. It is
+// for the time before the first write.
+func (o *outbox) precede(frame []byte) {
+	o.parcels[0].frame = slices.Concat(frame, o.parcels[0].frame)
+	o.bytes += len(frame)
+	o.given.bytes += len(frame)
+}
+
 // give puts parcels at the end that do not count for a bound.
 func (o *outbox) give(ps []parcel) {
 	for _, p := range ps {
@@ -122,8 +130,9 @@ func (o *outbox) pongs() (frames []byte) {
 	return frames
 }
 
-// wrote notes that the write is over and that n bytes of it were written.
-func (o *outbox) wrote(n int) {
+// wrote notes that the write is over and that n bytes of it were written. It returns how many
+// messages that completed.
+func (o *outbox) wrote(n int) (messages int) {
 	n += o.offset
 	whole := 0
 	for whole < o.inflight && n >= len(o.parcels[whole].frame) {
@@ -131,6 +140,9 @@ func (o *outbox) wrote(n int) {
 		n -= len(p.frame)
 		o.bytes -= len(p.frame)
 		o.given = tally{parcels: max(0, o.given.parcels-1), bytes: max(0, o.given.bytes-len(p.frame))}
+		if p.frame[0]&opBits == opText {
+			messages++
+		}
 		p.release()
 		whole++
 	}
@@ -140,6 +152,7 @@ func (o *outbox) wrote(n int) {
 	if o.parcels = o.parcels[:rest]; rest == 0 && cap(o.parcels) > 8 {
 		o.parcels = o.room[:0] // an idle client keeps no room for a burst
 	}
+	return messages
 }
 
 // take empties the outbox and returns the parcels whose retention is at least least. dropped

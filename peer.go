@@ -71,6 +71,7 @@ type Server struct {
 	work      work
 	noAddress sync.Once // the warning that clients have no address
 
+	since       time.Time
 	accepted    atomic.Uint64
 	refusals    [numRefusals]atomic.Uint64
 	disconnects [numReasons]atomic.Uint64
@@ -79,7 +80,7 @@ type Server struct {
 // NewServer returns a server with a copy of opts. It starts nothing: there is no
 // goroutine and no timer while nobody is connected and nothing waits.
 func NewServer(opts Options) *Server {
-	s := &Server{opts: opts.withDefaults(), silent: opts.Logger == nil}
+	s := &Server{opts: opts.withDefaults(), silent: opts.Logger == nil, since: time.Now()}
 	s.relays = make(map[MessageType]retention)
 	for _, t := range s.opts.RelayTypes {
 		s.relays[t] = keepForSuccessor
@@ -105,7 +106,7 @@ func NewServer(opts Options) *Server {
 
 // serverTypes are the types that only the server sends.
 var serverTypes = []MessageType{
-	TypeOpen, TypeError, TypeIDTaken, TypeInvalidKey, TypeOverride,
+	TypeOpen, TypeError, TypeIDTaken, TypeInvalidKey, TypeOverride, TypeICEServers,
 	TypeRoomMembers, TypeRoomRefused, TypeRoomJoined, TypeRoomLeft,
 }
 
@@ -143,6 +144,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // Close is [Server.Shutdown] without a limit of time. Clients that do not answer delay it by
 // little more than a second. Functions of the host that do not return delay it for ever.
 func (s *Server) Close() error { return s.Shutdown(context.Background()) }
+
+// Done returns a channel that is closed when [Server.Shutdown] or [Server.Close] begins.
+// Handlers of the host that serve for long, as one with server-sent events, can end then.
+func (s *Server) Done() <-chan struct{} { return s.ctx.Done() }
 
 // inEvent reports whether the caller was called by a function of the host that this package has
 // called. Only the stack shows that. To walk it is cheap enough for a call that ends a server.

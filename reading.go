@@ -42,25 +42,31 @@ var errHungUp = errors.New("the other side has closed the connection")
 
 // next waits for a message or a control frame and returns its opcode and payload, which is
 // valid until the next call. A message of more than limit bytes is refused from its header; a
-// negative limit means none. An error ends the connection.
+// negative limit means none. An error ends the connection, but for a read deadline that has
+// passed: then next may be called again.
 func (s *socket) next(limit int) (op byte, payload []byte, err error) {
 	for {
 		s.release()
 		if err := s.awaitHeader(); err != nil {
 			return 0, nil, err
 		}
-		h, whole := s.head, true
-		if !h.isControl() {
-			if whole, err = s.message.add(h, limit); err != nil {
-				return 0, nil, err
+		h := s.head
+		if !s.added {
+			s.whole = true
+			if !h.isControl() {
+				if s.whole, err = s.message.add(h, limit); err != nil {
+					return 0, nil, err
+				}
 			}
+			s.added = true
 		}
 		if err := s.await(h.size + h.n); err != nil {
 			return 0, nil, err
 		}
+		whole := s.whole
 		payload = s.unread[h.size : h.size+h.n]
 		s.unread = s.unread[h.size+h.n:]
-		s.head = header{}
+		s.head, s.added = header{}, false
 		unmask(payload, h.key)
 		if h.isControl() {
 			return h.op, payload, nil
@@ -142,7 +148,7 @@ func (s *socket) count(n int) bool {
 // release forgets the last message. The pooled buffer stays for what comes next, until the
 // socket waits for that.
 func (s *socket) release() {
-	if !s.message.begun {
+	if !s.message.begun && !s.added {
 		s.pieces = nil
 	}
 	if len(s.unread) == 0 && s.own != nil {

@@ -91,8 +91,7 @@ var (
 func newRealm(opts *Options) *Realm {
 	r := &Realm{opts: opts, seed: maphash.MakeSeed(), addrs: make(map[netip.Addr]int)}
 	r.partials.limit = opts.MaxPartialBytes
-	r.rooms.members = make(map[string]map[*Client]struct{})
-	r.rooms.roomsOf = make(map[*Client]map[string]struct{})
+	r.rooms.rooms = make(map[string]*room)
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.clients = make(map[string]*Client)
@@ -243,7 +242,7 @@ func (r *Realm) admit(c, predecessor *Client, waits bool) (holder *Client, err e
 		sh.traffic.returned.Add(uint64(len(inherited)))
 		sh.leaving[c.id] = holder
 	}
-	t = c.admit(sh.leaving[c.id], inherited, sh.takeLocked(r, c.id), waits)
+	t = c.admit(sh.leaving[c.id], holder, inherited, sh.takeLocked(r, c.id), waits)
 	sh.clients[c.id] = c
 	for _, predecessor := range c.inheritedFrom {
 		r.rooms.replaceLocked(predecessor, c)

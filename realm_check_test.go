@@ -3,6 +3,7 @@ package peer
 import (
 	"errors"
 	"net/netip"
+	"slices"
 )
 
 // check recomputes from the maps what is kept beside them and returns what does
@@ -39,12 +40,22 @@ func (r *Realm) check() error {
 		sh.mu.Unlock()
 	}
 	r.rooms.mu.Lock()
-	for room, members := range r.rooms.members {
-		for c := range members {
-			if _, ok := r.rooms.roomsOf[c][room]; !ok || c.Reason() != 0 {
-				errs = append(errs, errors.New("a room and its members do not agree: "+room))
+	seats := 0
+	for name, rm := range r.rooms.rooms {
+		listed := 0
+		for c, data := range rm.members {
+			listed += listedSize(c, data)
+			if !slices.Contains(c.Rooms(), name) || c.Reason() != 0 {
+				errs = append(errs, errors.New("a room and its members do not agree: "+name))
 			}
 		}
+		if listed != rm.listed || len(rm.members) == 0 {
+			errs = append(errs, errors.New("a room is empty, or miscounts its list: "+name))
+		}
+		seats += len(rm.members)
+	}
+	if seats != r.rooms.seats {
+		errs = append(errs, errors.New("the members of all rooms are miscounted"))
 	}
 	r.rooms.mu.Unlock()
 	if live != r.Len() || bytes != int(r.heldBytes.Load()) || parcels != int(r.heldParcels.Load()) || expired != int(r.expired.Load()) {

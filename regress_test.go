@@ -62,7 +62,7 @@ func TestNothingIsLostWhenAClientEndsAsItIsOpened(t *testing.T) {
 		opts := Options{MaxOutboxMessages: 1, AliveTimeout: -1}.withDefaults()
 		r := newRealm(&opts)
 		near, far := net.Pipe()
-		c := newClient(newSocket(near, nil, &r.partials), params{id: "a", token: "t", quoted: `"a"`}, "", netip.Addr{}, &opts, r.traffic("a"))
+		c := newClient(nil, newSocket(near, nil, &r.partials), params{id: "a", token: "t", quoted: `"a"`}, "", netip.Addr{}, &opts, r.traffic("a"))
 		_, err := r.admit(c, nil, true)
 		require.NoError(t, err)
 		for n := range 100 {

@@ -5,36 +5,15 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 )
 
-// The types of the messages about rooms. With [Options.AllowJoin], clients send
-// [TypeRoomJoin] and [TypeRoomLeave]; the server sends the others. The payload of each is
-// an object with the name of the "room". An unmodified PeerJS client sends them with
-// peer.socket.send and reads them with peer.socket.on("message").
-const (
-	// TypeRoomJoin is a client's request to join a room. The answer is [TypeRoomMembers]
-	// or [TypeRoomRefused]. A client that is a member already, as after a reconnect, gets
-	// [TypeRoomMembers] too, and the other members are not told.
-	TypeRoomJoin MessageType = "ROOM-JOIN"
-	// TypeRoomLeave is a client's request to leave a room. All members, the client
-	// included, get [TypeRoomLeft].
-	TypeRoomLeave MessageType = "ROOM-LEAVE"
-	// TypeRoomMembers lists the "members", the receiver included, as ids in
-	// ascending order.
-	TypeRoomMembers MessageType = "ROOM-MEMBERS"
-	// TypeRoomRefused says in "msg" why a client may not join.
-	TypeRoomRefused MessageType = "ROOM-REFUSED"
-	// TypeRoomJoined tells the other members that "id" has joined.
-	TypeRoomJoined MessageType = "ROOM-JOINED"
-	// TypeRoomLeft tells the members that "id" has left, and in "reason" why: "left", or
-	// the [DisconnectReason] of its connection.
-	TypeRoomLeft MessageType = "ROOM-LEFT"
-)
-
-// Errors of [Realm.Join].
+// Errors of [Realm.Join] and [Realm.JoinWith].
 var (
-	// ErrRoomFull: the room has [Options.MaxRoomMembers] members.
+	// ErrRoomFull: the room has [Options.MaxRoomMembers] members, or the list of its members
+	// with their data would be longer than [Options.MaxOutboxBytes].
 	ErrRoomFull = errors.New("peer: room is full")
 
 	// ErrTooManyRooms: the client is in [Options.MaxRoomsPerClient] rooms, or the server
@@ -44,7 +23,13 @@ var (
 	// ErrRoomName: the name is empty, longer than 1,024 bytes, not UTF-8, or has control
 	// characters.
 	ErrRoomName = errors.New("peer: not a room name")
+
+	// ErrRoomData: the data of a member is longer than 1,024 bytes, or not JSON.
+	ErrRoomData = errors.New("peer: the data of a member is not JSON of at most 1,024 bytes")
 )
+
+// maxRoomData bounds the data of one member, in bytes.
+const maxRoomData = 1024
 
 // rooms are the rooms of a realm. A room exists while it has members.
 //
@@ -52,36 +37,68 @@ var (
 // see them in the same order, and a client that joins gets the list of members before any change
 // to it.
 type rooms struct {
-	mu      sync.Mutex                      // guards the following
-	members map[string]map[*Client]struct{} // by room; absent: the room is empty
-	roomsOf map[*Client]map[string]struct{} // absent: none
+	watched atomic.Bool // the host is told of joins and leaves
+
+	mu    sync.Mutex       // guards the following
+	rooms map[string]*room // by name; absent: the room has no members
+	seats int              // members of all rooms
 }
 
-// roomPayload is the payload of all messages about rooms.
+// A room is guarded by the lock of its rooms.
+type room struct {
+	members map[*Client]json.RawMessage // with their data; nil: none
+	listed  int                         // bytes that the members take in the list of them, about
+}
+
+// roomPayload is the payload of the messages about rooms.
 type roomPayload struct {
 	Room    string   `json:"room"`
 	Members []string `json:"members,omitempty"`
 	ID      string   `json:"id,omitempty"`
 	Reason  string   `json:"reason,omitempty"`
-	Msg     string   `json:"msg,omitempty"`
+	Data    any      `json:"data,omitempty"` // of one member, or of all by id
 }
 
 func roomParcel(t MessageType, p roomPayload) parcel {
-	payload, _ := json.Marshal(p) // strings always marshal
+	payload, _ := json.Marshal(p) // strings, and data that is JSON, always marshal
 	b, _ := Message{Type: t, Payload: payload}.encode()
 	return ownParcel(b, keepForSamePeer)
+}
+
+// joinedParcel is what members are told of a newcomer.
+func joinedParcel(room, id string, data json.RawMessage) parcel {
+	p := roomPayload{Room: room, ID: id}
+	if data != nil {
+		p.Data = data
+	}
+	return roomParcel(TypeRoomJoined, p)
+}
+
+func leftParcel(room, id string, why DisconnectReason) parcel {
+	return roomParcel(TypeRoomLeft, roomPayload{Room: room, ID: id, Reason: why.String()})
 }
 
 // Join makes a client a member of a room: the client gets the list of members
 // ([TypeRoomMembers]), and the other members are told ([TypeRoomJoined]). A client leaves
 // all its rooms when its connection ends. If it connects again with its token
-// ([ReasonReplaced]), it stays in them, and the other members are not told. Join returns [ErrRoomFull], [ErrTooManyRooms], [ErrRoomName],
-// [ErrNotConnected] if the client has ended, or [ErrSlowConsumer] if the client has no
-// room for the list of members (which ends it, unless it still waits for OPEN).
-func (r *Realm) Join(room string, c *Client) error {
+// ([ReasonReplaced]), it stays in them, and the other members are not told. Join returns
+// [ErrRoomFull], [ErrTooManyRooms], [ErrRoomName], [ErrNotConnected] if the client has ended,
+// or [ErrSlowConsumer] if the client has no room for the list of members (which ends it,
+// unless OPEN has not been written yet).
+func (r *Realm) Join(room string, c *Client) error { return r.JoinWith(room, c, nil) }
+
+// JoinWith is [Realm.Join] for a member with data that the other members read: JSON of at most
+// 1,024 bytes, or nil. For other data it returns [ErrRoomData]. The data of a client that is a
+// member already does not change.
+func (r *Realm) JoinWith(room string, c *Client, data json.RawMessage) error {
 	if !validID(room) {
 		return ErrRoomName
 	}
+	if err := checkRoomData(data); err != nil {
+		return err
+	}
+	data = slices.Clone(data)
+	joined := joinedParcel(room, c.id, data)
 	var ds deliveries
 	defer func() { ds.finish() }()
 	r.rooms.mu.Lock()
@@ -89,134 +106,225 @@ func (r *Realm) Join(room string, c *Client) error {
 	if !c.connected() {
 		return ErrNotConnected
 	}
-	_, isMember := r.rooms.members[room][c]
+	rm := r.rooms.rooms[room]
+	isMember := rm.has(c)
 	if !isMember {
-		if err := r.rooms.fitsLocked(room, c, r.opts); err != nil {
+		if err := r.rooms.fitsLocked(rm, c, data, r.opts); err != nil {
 			return err
 		}
+		rm = r.rooms.addLocked(room, c, data)
 	}
-	ids := r.rooms.idsLocked(room)
-	if !isMember {
-		at, _ := slices.BinarySearch(ids, c.id)
-		ids = slices.Insert(ids, at, c.id)
-	}
-	t, err := c.enqueue(roomParcel(TypeRoomMembers, roomPayload{Room: room, Members: ids}))
+	t, err := c.enqueue(rm.listLocked(room))
 	ds = append(ds, delivery{c, t})
-	if err != nil || isMember {
-		return err
+	switch {
+	case isMember:
+	case err != nil:
+		r.rooms.removeLocked(room, c)
+	default:
+		ds = append(ds, rm.tellLocked(joined, []*Client{c})...)
+		ds = append(ds, r.rooms.noteLocked(c, roomNews{room: room}))
 	}
-	ds = append(ds, r.rooms.tellLocked(room, roomParcel(TypeRoomJoined, roomPayload{Room: room, ID: c.id}))...)
-	r.rooms.addLocked(room, c)
-	return nil
+	return err
 }
 
 // Leave takes a client out of a room, tells all members, the client included
 // ([TypeRoomLeft]), and reports whether the client was a member.
 func (r *Realm) Leave(room string, c *Client) bool {
+	return r.leave(room, c, ReasonLeft)
+}
+
+func (r *Realm) leave(room string, c *Client, why DisconnectReason) bool {
+	left := leftParcel(room, c.id, why)
 	r.rooms.mu.Lock()
-	if _, ok := r.rooms.members[room][c]; !ok {
+	rm := r.rooms.rooms[room]
+	if !rm.has(c) {
 		r.rooms.mu.Unlock()
 		return false
 	}
-	ds := r.rooms.tellLocked(room, roomParcel(TypeRoomLeft, roomPayload{Room: room, ID: c.id, Reason: ReasonLeft.String()}))
+	ds := rm.tellLocked(left, nil)
 	r.rooms.removeLocked(room, c)
+	ds = append(ds, r.rooms.noteLocked(c, roomNews{room, why}))
 	r.rooms.mu.Unlock()
 	ds.finish()
 	return true
+}
+
+// leaveRooms ends all memberships of a client that has ended, so that it joins no other room.
+func (r *Realm) leaveRooms(c *Client, why DisconnectReason) {
+	for _, room := range c.Rooms() {
+		r.leave(room, c, why)
+	}
 }
 
 // Members returns the members of a room in ascending order of their ids.
 func (r *Realm) Members(room string) []*Client {
 	r.rooms.mu.Lock()
 	defer r.rooms.mu.Unlock()
-	return r.rooms.sortedLocked(room)
+	return r.rooms.rooms[room].sortedLocked()
+}
+
+// RoomLen returns how many members a room has.
+func (r *Realm) RoomLen(room string) int {
+	r.rooms.mu.Lock()
+	defer r.rooms.mu.Unlock()
+	if rm := r.rooms.rooms[room]; rm != nil {
+		return len(rm.members)
+	}
+	return 0
+}
+
+// count returns how many rooms and members there are.
+func (rs *rooms) count() (n, members int) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	return len(rs.rooms), rs.seats
 }
 
 // Rooms returns the names of the rooms that have members, in ascending order.
 func (r *Realm) Rooms() []string {
 	r.rooms.mu.Lock()
 	defer r.rooms.mu.Unlock()
-	return slices.Sorted(maps.Keys(r.rooms.members))
+	return slices.Sorted(maps.Keys(r.rooms.rooms))
 }
 
-// Broadcast sends a message of the application to all members of a room, and returns how
-// many members the room has. As with [Client.Send], a member whose outbox overflows is
-// closed. The error wraps [ErrBadMessage] if the payload is not JSON.
-func (r *Realm) Broadcast(room string, m Message) (int, error) {
+// Rooms returns the names of the rooms that the client is a member of, in ascending order.
+func (c *Client) Rooms() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.membership == nil {
+		return nil
+	}
+	return slices.Sorted(slices.Values(c.membership.names))
+}
+
+// Broadcast sends a message of the application to all members of a room but those of except,
+// and returns to how many. As with [Client.Send], a member whose outbox overflows is closed.
+// The error wraps [ErrBadMessage] if the payload is not JSON.
+func (r *Realm) Broadcast(room string, m Message, except ...*Client) (int, error) {
 	b, err := m.encode()
 	if err != nil {
 		return 0, err
 	}
+	p := ownParcel(b, keepForSamePeer)
 	r.rooms.mu.Lock()
-	n := len(r.rooms.members[room])
-	ds := r.rooms.tellLocked(room, ownParcel(b, keepForSamePeer))
+	rm := r.rooms.rooms[room]
+	n := 0
+	if rm != nil {
+		for c := range rm.members {
+			if !slices.Contains(except, c) {
+				n++
+			}
+		}
+	}
+	ds := rm.tellLocked(p, except)
 	r.rooms.mu.Unlock()
 	ds.finish()
 	return n, nil
 }
 
-// leaveRooms ends all memberships of a client that has ended.
-func (r *Realm) leaveRooms(c *Client, why DisconnectReason) {
-	r.rooms.mu.Lock()
-	var ds deliveries
-	names := r.rooms.roomsOf[c]
-	if len(names) == 0 {
-		r.rooms.mu.Unlock()
-		return
-	}
-	for _, room := range slices.Sorted(maps.Keys(names)) {
-		r.rooms.removeLocked(room, c)
-		ds = append(ds, r.rooms.tellLocked(room, roomParcel(TypeRoomLeft, roomPayload{Room: room, ID: c.id, Reason: why.String()}))...)
-	}
-	r.rooms.mu.Unlock()
-	ds.finish()
-}
-
-// replaceLocked puts a client in the place of its predecessor in all rooms of the predecessor.
-func (rs *rooms) replaceLocked(predecessor, c *Client) {
-	for room := range rs.roomsOf[predecessor] {
-		rs.removeLocked(room, predecessor)
-		rs.addLocked(room, c)
-	}
-}
-
-func (rs *rooms) fitsLocked(room string, c *Client, opts *Options) error {
-	_, exists := rs.members[room]
-	switch {
-	case opts.MaxRoomMembers >= 0 && len(rs.members[room]) >= opts.MaxRoomMembers:
-		return ErrRoomFull
-	case opts.MaxRoomsPerClient >= 0 && len(rs.roomsOf[c]) >= opts.MaxRoomsPerClient:
-		return ErrTooManyRooms
-	case opts.MaxRooms >= 0 && !exists && len(rs.members) >= opts.MaxRooms:
-		return ErrTooManyRooms
+// checkRoomData returns nil if data may be that of a member.
+func checkRoomData(data json.RawMessage) error {
+	if len(data) > maxRoomData || data != nil && !isJSON(data) {
+		return ErrRoomData
 	}
 	return nil
 }
 
-func (rs *rooms) addLocked(room string, c *Client) {
-	if rs.members[room] == nil {
-		rs.members[room] = make(map[*Client]struct{})
-	}
-	if rs.roomsOf[c] == nil {
-		rs.roomsOf[c] = make(map[string]struct{})
-	}
-	rs.members[room][c] = struct{}{}
-	rs.roomsOf[c][room] = struct{}{}
-}
-
-func (rs *rooms) removeLocked(room string, c *Client) {
-	if delete(rs.members[room], c); len(rs.members[room]) == 0 {
-		delete(rs.members, room)
-	}
-	if delete(rs.roomsOf[c], room); len(rs.roomsOf[c]) == 0 {
-		delete(rs.roomsOf, c)
+// replaceLocked puts a client in the place of its predecessor in all rooms of the predecessor.
+func (rs *rooms) replaceLocked(predecessor, c *Client) {
+	for _, room := range predecessor.Rooms() {
+		data := rs.rooms[room].members[predecessor]
+		rs.removeLocked(room, predecessor)
+		rs.addLocked(room, c, data)
 	}
 }
 
-// tellLocked puts a parcel into the outboxes of all members. A member that has ended is about
-// to leave.
-func (rs *rooms) tellLocked(room string, p parcel) (ds deliveries) {
-	for m := range rs.members[room] {
+// fitsLocked returns nil if c may join rm, which is nil for a room without members.
+func (rs *rooms) fitsLocked(rm *room, c *Client, data json.RawMessage, opts *Options) error {
+	switch {
+	case opts.MaxRoomsPerClient >= 0 && len(c.Rooms()) >= opts.MaxRoomsPerClient:
+		return ErrTooManyRooms
+	case rm == nil && opts.MaxRooms >= 0 && len(rs.rooms) >= opts.MaxRooms:
+		return ErrTooManyRooms
+	case rm == nil:
+		return nil
+	case opts.MaxRoomMembers >= 0 && len(rm.members) >= opts.MaxRoomMembers:
+		return ErrRoomFull
+	case opts.MaxOutboxBytes >= 0 && rm.listed+listedSize(c, data) > opts.MaxOutboxBytes:
+		return ErrRoomFull
+	}
+	return nil
+}
+
+// listedSize is how many bytes a member takes in the list of members, about.
+func listedSize(c *Client, data json.RawMessage) int {
+	n := len(c.quoted) + len(",")
+	if data != nil {
+		n += len(c.quoted) + len(data) + len(":,")
+	}
+	return n
+}
+
+func (rs *rooms) addLocked(name string, c *Client, data json.RawMessage) *room {
+	rm := rs.rooms[name]
+	if rm == nil {
+		rm = &room{members: make(map[*Client]json.RawMessage)}
+		rs.rooms[name] = rm
+	}
+	rm.members[c] = data
+	rm.listed += listedSize(c, data)
+	rs.seats++
+	c.mu.Lock()
+	if c.membership == nil {
+		c.membership = new(membership)
+	}
+	c.membership.names = append(c.membership.names, name)
+	c.mu.Unlock()
+	return rm
+}
+
+func (rs *rooms) removeLocked(name string, c *Client) {
+	rm := rs.rooms[name]
+	rm.listed -= listedSize(c, rm.members[c])
+	rs.seats--
+	if delete(rm.members, c); len(rm.members) == 0 {
+		delete(rs.rooms, name)
+	}
+	c.mu.Lock()
+	i := slices.Index(c.membership.names, name)
+	c.membership.names = slices.Delete(c.membership.names, i, i+1)
+	c.mu.Unlock()
+}
+
+// noteLocked lets the reader of c tell the host, if the host wants to know.
+func (rs *rooms) noteLocked(c *Client, n roomNews) delivery {
+	if !rs.watched.Load() {
+		return delivery{}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.membership.news = append(c.membership.news, n)
+	return delivery{c, c.wakeLocked()}
+}
+
+// has reports whether c is a member. A room without members may be nil.
+func (rm *room) has(c *Client) (yes bool) {
+	if rm != nil {
+		_, yes = rm.members[c]
+	}
+	return yes
+}
+
+// tellLocked puts a parcel into the outboxes of all members but some. A member that has ended is
+// about to leave.
+func (rm *room) tellLocked(p parcel, except []*Client) (ds deliveries) {
+	if rm == nil {
+		return nil
+	}
+	for m := range rm.members {
+		if slices.Contains(except, m) {
+			continue
+		}
 		if t, _ := m.enqueue(p); t != 0 {
 			ds = append(ds, delivery{m, t})
 		}
@@ -224,21 +332,27 @@ func (rs *rooms) tellLocked(room string, p parcel) (ds deliveries) {
 	return ds
 }
 
-func (rs *rooms) sortedLocked(room string) []*Client {
-	return slices.SortedFunc(maps.Keys(rs.members[room]), func(a, b *Client) int {
-		if a.id < b.id {
-			return -1
-		}
-		return 1
-	})
+func (rm *room) sortedLocked() []*Client {
+	if rm == nil {
+		return nil
+	}
+	return slices.SortedFunc(maps.Keys(rm.members), func(a, b *Client) int { return strings.Compare(a.id, b.id) })
 }
 
-func (rs *rooms) idsLocked(room string) []string {
-	var ids []string
-	for _, c := range rs.sortedLocked(room) {
-		ids = append(ids, c.id)
+// listLocked returns the list of members.
+func (rm *room) listLocked(name string) parcel {
+	p := roomPayload{Room: name}
+	data := make(map[string]json.RawMessage)
+	for _, c := range rm.sortedLocked() {
+		p.Members = append(p.Members, c.id)
+		if d := rm.members[c]; d != nil {
+			data[c.id] = d
+		}
 	}
-	return ids
+	if len(data) > 0 {
+		p.Data = data
+	}
+	return roomParcel(TypeRoomMembers, p)
 }
 
 type deliveries []delivery

@@ -3,6 +3,7 @@
 package peer
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -38,7 +39,7 @@ func (p *testPeer) wantNotLetIn(room, msg string) {
 	p.want(fmt.Sprintf(`{"type":"ROOM-REFUSED","payload":{"room":%q,"msg":%q}}`, room, msg))
 }
 
-func anyRoom(*Client, string) error { return nil }
+func anyRoom(*Client, string, json.RawMessage) error { return nil }
 
 func TestMembersLearnWhoComesAndWhoGoes(t *testing.T) {
 	ends := map[string]struct {
@@ -96,7 +97,7 @@ func TestATakeoverByTheOwnTokenIsNoLeaveAndNoJoin(t *testing.T) {
 }
 
 func TestTheHostDecidesWhoJoins(t *testing.T) {
-	r := newRig(t, Options{AllowJoin: func(c *Client, room string) error {
+	r := newRig(t, Options{AllowJoin: func(c *Client, room string, _ json.RawMessage) error {
 		switch room {
 		case "members only":
 			return &Reject{Message: "Ask the owner of the room"}
@@ -236,7 +237,7 @@ func TestARoomEndsWithItsMembers(t *testing.T) {
 		a.drop()
 		synctest.Wait()
 		require.Empty(t, r.srv.Realm().Rooms())
-		require.Empty(t, r.srv.realm.rooms.roomsOf)
+		require.Zero(t, r.srv.realm.rooms.seats)
 	})
 }
 

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"iter"
 	"slices"
 	"time"
 )
@@ -21,6 +22,51 @@ const (
 	notKept                  // neither: its sender gets EXPIRE, if the message is of a type that is held
 	ignored                  // neither, and its sender has read that EXPIRE
 )
+
+// Held is what waits for one id that is not connected.
+type Held struct {
+	ID       string    // the destination
+	Senders  int       // clients whose messages wait
+	Messages int       // messages that wait
+	Bytes    int       // bytes of these
+	Since    time.Time // when the oldest of these was accepted
+}
+
+// Held returns what waits for absent ids, in no particular order. It is a snapshot of each id: what
+// comes or goes during the iteration may or may not be in it.
+func (r *Realm) Held() iter.Seq[Held] {
+	return func(yield func(Held) bool) {
+		for i := range r.shards {
+			for _, h := range r.shards[i].held(r.opts.ExpireTimeout) {
+				if !yield(h) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (sh *shard) held(timeout time.Duration) []Held {
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	hs := make([]Held, 0, len(sh.waiting))
+	for id, w := range sh.waiting {
+		h := Held{ID: id, Messages: w.parcels, Bytes: w.bytes}
+		for _, at := range w.pairs {
+			if len(at.parcels) == 0 {
+				continue // it only remembers that it has expired
+			}
+			h.Senders++
+			if since := at.deadline.Add(-timeout); h.Since.IsZero() || since.Before(h.Since) {
+				h.Since = since
+			}
+		}
+		if h.Messages > 0 {
+			hs = append(hs, h)
+		}
+	}
+	return hs
+}
 
 // A delivery is the client whose outbox a message went into, and what the sender still has to
 // do for it.

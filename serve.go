@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,7 +15,8 @@ import (
 type session struct {
 	*Server
 	c       *Client
-	rate    *bucket    // nil: no limit
+	rate    *bucket // nil: no limit
+	in      received
 	pending []delivery // that it has still to finish: see flush
 	hosted  bool       // a function of the host has run since the last message was read
 }
@@ -35,9 +37,17 @@ func (s *Server) serve(c *Client) {
 	defer s.leave(c)
 	ss := newSession(s, c)
 	defer ss.flush()
-	for c.startReading() {
-		err := error(nil)
+	for {
+		ok, errands := c.startReading(ss.in)
+		if !ok {
+			return
+		}
 		ss.hosted = false
+		if errands {
+			ss.doErrands()
+			continue
+		}
+		err := error(nil)
 		if !c.socket.hasMessage() {
 			ss.flush()
 			c.socket.release()
@@ -58,8 +68,14 @@ func (ss *session) step(err error) {
 	switch {
 	case err == nil && data == nil:
 		return // a control frame
+	case err == nil && ss.c.isClosing():
+		return
 	case err == nil:
+		ss.in.messages++
+		ss.in.bytes += uint64(len(data))
 		ss.handle(data)
+	case ss.c.resume(err):
+		return // it was woken
 	case errors.Is(err, ErrBadMessage):
 		ss.dropBad(err)
 	default:
@@ -75,6 +91,7 @@ func (ss *session) step(err error) {
 			ss.c.quit(reasonOf(err), err)
 			return
 		}
+		ss.in.throttled += wait
 		ss.c.pauseReading(func() { sleep(ss.c.Context(), wait) }, nil)
 	}
 }
@@ -89,6 +106,19 @@ func (ss *session) flush() {
 	}
 	if ss.pending = ss.pending[:0]; cap(ss.pending) > 8 {
 		ss.pending = nil
+	}
+}
+
+// doErrands does what the reader has been woken for: it tells the host of joins and leaves, and sends
+// the ICE servers again.
+//
+//go:noinline
+func (ss *session) doErrands() {
+	news, ice := ss.c.takeErrands()
+	ss.flush()
+	ss.tellRooms(ss.c, news)
+	if ice {
+		ss.sendICE(ss.c)
 	}
 }
 
@@ -228,6 +258,7 @@ func (ss *session) authorized(e *envelope) bool {
 //go:noinline
 func (ss *session) handleRoom(e *envelope) {
 	room, ok := stringField(e.payload, "room")
+	data := rawField(e.payload, "data")
 	switch {
 	case ss.opts.AllowJoin == nil:
 		ss.c.traffic.dropped[dropUnknownType].Add(1)
@@ -244,18 +275,18 @@ func (ss *session) handleRoom(e *envelope) {
 	case e.typ == TypeRoomLeave:
 		ss.realm.Leave(room, ss.c)
 	default:
-		ss.join(room)
+		ss.join(room, data)
 	}
 }
 
 // join makes a client a member of a room, or tells it why not.
-func (ss *session) join(room string) {
-	var err error
-	if !ss.call(func() { err = ss.opts.AllowJoin(ss.c, room) }) {
+func (ss *session) join(room string, data json.RawMessage) {
+	err := checkRoomData(data)
+	if err == nil && !ss.call(func() { err = ss.opts.AllowJoin(ss.c, room, data) }) {
 		return
 	}
 	if err == nil {
-		err = ss.realm.Join(room, ss.c)
+		err = ss.realm.JoinWith(room, ss.c, data)
 	}
 	if err == nil || errors.Is(err, ErrNotConnected) || errors.Is(err, ErrSlowConsumer) {
 		return // the client has ended
@@ -263,7 +294,8 @@ func (ss *session) join(room string) {
 	msg := "You may not join this room"
 	if reject := (*Reject)(nil); errors.As(err, &reject) {
 		msg = reject.Message
-	} else if errors.Is(err, ErrRoomFull) || errors.Is(err, ErrTooManyRooms) || errors.Is(err, ErrRoomName) {
+	} else if errors.Is(err, ErrRoomFull) || errors.Is(err, ErrTooManyRooms) || errors.Is(err, ErrRoomName) ||
+		errors.Is(err, ErrRoomData) {
 		msg = strings.TrimPrefix(err.Error(), "peer: ")
 	} else {
 		ss.fail(fmt.Errorf("allowing to join: %w", err))
@@ -296,11 +328,13 @@ func (s *Server) leave(c *Client) {
 	}
 	defer s.realm.finish(c)
 	why := c.Reason()
-	if why != ReasonReplaced { // then the successor is in the rooms now
+	if c.Successor() == nil || !s.opts.keepsRooms(why) { // else the successor is in the rooms now
 		s.realm.leaveRooms(c, why)
 	}
 	s.disconnects[why].Add(1)
 	defer s.tellDisconnected(c, why) // whatever becomes of the log line
+	news, _ := c.takeErrands()
+	defer s.tellRooms(c, news)
 	if s.silent {
 		return
 	}

@@ -32,6 +32,8 @@ type socket struct {
 	unread  []byte   // what has been read and not taken, a part of buf or own
 	want    int      // how long unread has to be
 	head    header   // of the frame that unread begins with; zero: not known yet
+	added   bool     // message knows of head
+	whole   bool     // with the frame of head the message is whole; if added
 	message assembly // the message that is arriving
 	pieces  []byte   // its fragments so far
 	counted int      // bytes of own and pieces that partials counts
@@ -252,7 +254,7 @@ func (s *socket) awaitClose() {
 			return
 		}
 		op, rest := s.head.op, s.head.size+s.head.n
-		s.head = header{}
+		s.head, s.added = header{}, false
 		for rest > 0 {
 			if s.await(min(rest, 2)) != nil { // for one byte, readConn would read one byte
 				return

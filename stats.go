@@ -1,11 +1,21 @@
 package peer
 
-// Stats is a snapshot of a server's counters. Clients and HeldBytes go up and down; the
-// others only grow.
+import "time"
+
+// Stats is a snapshot of a server: counters, which only grow, and what is there now.
 type Stats struct {
 	Clients     int // connected now
 	PeakClients int // the most that were connected at once
-	HeldBytes   int // waiting for absent clients now
+	HeldBytes   int // held for absent clients now
+
+	HeldMessages int       // held for absent clients now
+	PartialBytes int       // of messages of which only a part has arrived now, as [Options.MaxPartialBytes] counts them
+	Rooms        int       // rooms that have members now
+	Members      int       // members of all rooms now; a client counts once for each of its rooms
+	Since        time.Time // when NewServer was called
+
+	// The bounds of [Options] with the same names; negative means none.
+	ConcurrentLimit, MaxRooms, MaxHeldBytes, MaxPartialBytes int
 
 	Accepted uint64 // connections that were admitted: each has got its id
 
@@ -48,9 +58,13 @@ var dropNames = [numDropReasons]string{
 func (s *Server) Stats() Stats {
 	st := Stats{
 		Clients: s.realm.Len(), PeakClients: int(s.realm.peak.Load()), HeldBytes: int(s.realm.heldBytes.Load()),
+		HeldMessages: int(s.realm.heldParcels.Load()), PartialBytes: int(s.realm.partials.used.Load()), Since: s.since,
+		ConcurrentLimit: s.opts.ConcurrentLimit, MaxRooms: s.opts.MaxRooms,
+		MaxHeldBytes: s.opts.MaxHeldBytes, MaxPartialBytes: s.opts.MaxPartialBytes,
 		Accepted: s.accepted.Load(),
 		Refused:  make(map[string]uint64), Dropped: make(map[string]uint64), Disconnects: make(map[DisconnectReason]uint64),
 	}
+	st.Rooms, st.Members = s.realm.rooms.count()
 	for i := range s.refusals {
 		st.Refused[refusalNames[i]] = s.refusals[i].Load()
 	}

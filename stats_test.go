@@ -172,6 +172,8 @@ func TestEveryFateOfAMessageIsCounted(t *testing.T) {
 		require.Equal(t, countersWith(NewServer(Options{}).Stats().Dropped, drops), st.Dropped)
 		want.Dropped, want.Refused, want.Disconnects = st.Dropped, st.Refused, st.Disconnects
 		want.BytesOut, want.Accepted, want.PeakClients = st.BytesOut, 5, 4
+		want.Since, want.ConcurrentLimit, want.MaxRooms = st.Since, st.ConcurrentLimit, st.MaxRooms
+		want.MaxHeldBytes, want.MaxPartialBytes = st.MaxHeldBytes, st.MaxPartialBytes
 		require.Equal(t, want, st)
 	})
 }

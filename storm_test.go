@@ -2,6 +2,7 @@ package peer
 
 import (
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	mathrand "math/rand/v2"
 	"net"
@@ -81,7 +82,7 @@ func runStorm(t *testing.T, duration time.Duration) {
 			mayhem(from.ID())
 			return nil
 		},
-		AllowJoin: func(c *Client, _ string) error {
+		AllowJoin: func(c *Client, _ string, _ json.RawMessage) error {
 			mayhem(c.ID())
 			return nil
 		},

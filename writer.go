@@ -25,12 +25,16 @@ type todo uint8
 const (
 	startWriter todo = 1 << iota // call flush
 	wakeOthers                   // call interrupt
+	wakeReader                   // call wakeUp
 )
 
 // do does what is to be done. The caller must hold no lock.
 func (c *Client) do(t todo) {
 	if t&wakeOthers != 0 {
 		c.interrupt()
+	}
+	if t&wakeReader != 0 {
+		c.wakeUp()
 	}
 	if t&startWriter != 0 {
 		c.flush()
@@ -55,6 +59,8 @@ func (c *Client) enqueue(p parcel) (todo, error) {
 	defer c.mu.Unlock()
 	full := c.outbox.full(len(p.frame), c.opts.MaxOutboxMessages, c.opts.MaxOutboxBytes)
 	switch {
+	case c.stage == online && c.closing != nil:
+		return 0, ErrNotConnected
 	case c.stage == online && c.writer == waiting:
 		return 0, c.enqueueEarlyLocked(p, full)
 	case c.stage == online && full:
@@ -118,7 +124,8 @@ func (c *Client) flush() {
 		n, err := c.socket.tryWrite(data)
 		blocked := n < len(data)
 		recycle(buf)
-		if !c.wrote(n, err) {
+		more, t := c.wrote(n, err)
+		if c.do(t); !more {
 			c.writers.Done()
 			return
 		}
@@ -157,25 +164,38 @@ func (c *Client) batch() (data []byte, buf *[]byte) {
 
 // wrote notes the result of a write that did not wait, and reports whether a writer is still
 // needed.
-func (c *Client) wrote(n int, err error) (more bool) {
+func (c *Client) wrote(n int, err error) (more bool, t todo) {
 	c.mu.Lock()
 	c.noteLocked(n)
 	if err != nil && c.reason == 0 {
 		c.writer = broken
-	} else if more = c.reason != 0 || len(c.outbox.parcels) > 0; !more {
-		c.writer = idle
+	} else if c.reason == 0 && len(c.outbox.parcels) == 0 {
+		more, t = c.settleLocked()
+	} else {
+		more = true
 	}
 	c.mu.Unlock()
 	if err != nil {
 		c.hurry()
 	}
-	return more
+	return more, t
+}
+
+// settleLocked lets the writer go when the outbox is empty, unless the client is to end now. It
+// reports whether the writer has still to end the stream.
+func (c *Client) settleLocked() (ended bool, t todo) {
+	if c.closing != nil {
+		return true, c.lastWordLocked()
+	}
+	c.writer = idle
+	return false, 0
 }
 
 // noteLocked notes that a write is over and that n bytes of it were written.
 func (c *Client) noteLocked(n int) {
 	c.traffic.bytesOut.Add(uint64(n))
-	c.outbox.wrote(n)
+	c.sent.bytes += n
+	c.sent.parcels += c.outbox.wrote(n)
 	if c.reason != 0 {
 		c.broadcastLocked() // somebody may wait for the end of the write
 	}
@@ -205,8 +225,8 @@ func (c *Client) write() {
 		data, buf := c.batch()
 		if data == nil {
 			c.socket.conn.SetWriteDeadline(time.Time{}) // else it would keep flush from trying
-			more, ended := c.rest()
-			if ended {
+			more, ended, t := c.rest()
+			if c.do(t); ended {
 				c.part()
 			}
 			if !more {
@@ -245,17 +265,17 @@ func (c *Client) wroteSlowly(n int, err error) (t todo, gone bool) {
 
 // rest lets the writer go if there is nothing more to write. It reports whether there is, and
 // whether the writer is the last one, because the client has ended.
-func (c *Client) rest() (more, ended bool) {
+func (c *Client) rest() (more, ended bool, t todo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
 	case c.reason != 0:
-		return false, true
+		return false, true, 0
 	case len(c.outbox.parcels) > 0:
-		return true, false
+		return true, false, 0
 	}
-	c.writer = idle
-	return false, false
+	ended, t = c.settleLocked()
+	return false, ended, t
 }
 
 var errNotUTF8 = badMessage{errors.New("not UTF-8")}

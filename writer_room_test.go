@@ -91,7 +91,8 @@ func TestAWriterIsNeededUntilNothingIsLeft(t *testing.T) {
 			if c.ended {
 				require.True(t, cl.end(ReasonRemoved, nil, nil))
 			}
-			require.Equal(t, c.more, cl.wrote(c.n, c.err))
+			more, _ := cl.wrote(c.n, c.err)
+			require.Equal(t, c.more, more)
 			require.Equal(t, c.writer, cl.writer)
 		})
 	}

@@ -71,7 +71,7 @@ func newSite(cfg config, logger *slog.Logger) (http.Handler, *peer.Server) {
 		// A call is one room per page. Who has the link may come in: the link is the key.
 		// A site with users of its own asks c.User() here; see examples/auth.
 		MaxRoomsPerClient: 1,
-		AllowJoin: func(_ *peer.Client, room string) error {
+		AllowJoin: func(_ *peer.Client, room string, _ json.RawMessage) error {
 			if !roomName.MatchString(room) {
 				return &peer.Reject{Message: "This is not the name of a room"}
 			}
