@@ -175,9 +175,9 @@ export async function newTab(t) {
 
 // newPeer opens a new tab and makes a PeerJS client there. It does not wait for the client
 // to be online: see wantOpen and wantError.
-export async function newPeer(t, server, options) {
+export async function newPeer(t, server, options, more) {
   const tab = await newTab(t);
-  await tab.newPeer(server, options);
+  await tab.newPeer(server, options, more);
   return tab;
 }
 
@@ -230,13 +230,18 @@ export class Tab {
   }
 
   // newPeer makes a PeerJS client, in place of an earlier one. The options are the
-  // client's own, and id; what they leave out points at the server.
-  newPeer = (server, options) => this.run('newPeer', [peerOptions(server, options)]);
+  // client's own, and id; what they leave out points at the server. If takesServers is
+  // true, the page takes the ICE servers that the server sends.
+  newPeer = (server, options, { takesServers = false } = {}) =>
+    this.run('newPeer', [peerOptions(server, options), { takesServers }]);
 
   connect = (id, options = {}) => this.run('connect', [id, options]);
   send = (id, data) => this.run('send', [id, data]);
   call = (id) => this.run('call', [id]);
   watch = (id) => this.run('watch', [id]);
+  tell = (message) => this.run('tell', [message]); // to the server
+  config = () => this.run('config'); // of the connections that the client will make
+  pair = (id) => this.run('pair', [id]); // of the candidates that a connection uses
   disconnect = () => this.run('disconnect');
   reconnect = () => this.run('reconnect');
   listAllPeers = () => this.run('listAllPeers');
@@ -247,7 +252,8 @@ export class Tab {
 
   // next returns the oldest value that no test has read yet of an event: open,
   // disconnected, close, error, or with the other side's id behind it `channel ID`,
-  // `data ID`, `channel closed ID`, `stream ID`. An unread error makes it fail.
+  // `data ID`, `channel closed ID`, `stream ID`, or for a message that PeerJS ignores
+  // `message TYPE`. An unread error makes it fail.
   next = (event, ms) => this.run('next', [event], ms);
 
   // run calls a function of page.js.

@@ -37,9 +37,13 @@ window.e2e = (() => {
     return new Promise((resolve, reject) => waiting.push({ name, resolve, reject }));
   }
 
-  function newPeer({ id, ...options }) {
+  function newPeer({ id, ...options }, { takesServers } = {}) {
     peer?.destroy();
     peer = id === undefined ? new Peer(options) : new Peer(id, options);
+    if (takesServers) takeServers();
+    peer.socket.on('message', ({ type, payload }) => {
+      if (type.startsWith('ROOM-') || type === 'ICE-SERVERS') note(`message ${type}`, payload);
+    });
     peer.on('open', (id) => note('open', id));
     peer.on('disconnected', (id) => note('disconnected', id));
     peer.on('close', () => note('close'));
@@ -49,6 +53,29 @@ window.e2e = (() => {
       showStream(call);
       call.answer(await camera());
     });
+  }
+
+  // takeServers is the line of docs/turn.md.
+  function takeServers() {
+    peer.socket.on("message", m => { if (m.type === "ICE-SERVERS") peer.options.config = {...peer.options.config, ...m.payload} })
+  }
+
+  // pair waits until the connection with a peer has selected two candidates, and returns their types and
+  // how many bytes it has sent over them. Firefox marks the pair, and Chromium names it in the transport.
+  async function pair(id) {
+    for (;;) {
+      const stats = [...(await channels[id].peerConnection.getStats()).values()];
+      const find = (id) => stats.find((s) => s.id === id);
+      const transport = stats.find((s) => s.type === 'transport' && s.selectedCandidatePairId);
+      const used = transport
+        ? find(transport.selectedCandidatePairId)
+        : stats.find((s) => s.type === 'candidate-pair' && s.selected);
+      if (used) {
+        const types = [used.localCandidateId, used.remoteCandidateId].map((id) => find(id).candidateType);
+        return { types, bytesSent: used.bytesSent };
+      }
+      await new Promise((done) => setTimeout(done, 50));
+    }
   }
 
   // keepReconnecting does what many applications do: whenever the client is disconnected,
@@ -137,6 +164,9 @@ window.e2e = (() => {
     call,
     watch,
     send: (id, data) => channels[id].send(data),
+    pair,
+    tell: (message) => peer.socket.send(message),
+    config: () => peer.options.config,
     disconnect: () => peer.disconnect(),
     reconnect: () => peer.reconnect(),
     listAllPeers: () => new Promise((resolve) => peer.listAllPeers(resolve)),

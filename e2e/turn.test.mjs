@@ -1,0 +1,143 @@
+// Two pages that may reach each other only over a TURN server, whose credentials the server sends: what
+// docs/turn.md says. coturn runs on loopback.
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import dgram from 'node:dgram';
+import net from 'node:net';
+import path from 'node:path';
+import { after } from 'node:test';
+import { newFolder, verbose, wantTimeout } from './base.mjs';
+import {
+  newPeer, sleep, startServer, test, uniqueId, wantChannel, wantEcho, wantNoErrors, wantOpen, within,
+} from './lib.mjs';
+
+const secret = randomUUID();
+
+// freePort returns a port of loopback that is free for both UDP and TCP.
+async function freePort() {
+  for (;;) {
+    const udp = dgram.createSocket('udp4');
+    await new Promise((done) => udp.bind(0, '127.0.0.1', done));
+    const { port } = udp.address();
+    const tcp = net.createServer();
+    const free = await new Promise((done) => {
+      tcp.once('error', () => done(false));
+      tcp.listen(port, '127.0.0.1', () => done(true));
+    });
+    await new Promise((done) => udp.close(done));
+    if (free) {
+      await new Promise((done) => tcp.close(done));
+      return port;
+    }
+  }
+}
+
+// startTURN starts coturn, and returns its address and a function that ends it.
+async function startTURN() {
+  const folder = newFolder();
+  const port = await freePort();
+  const child = spawn(
+    'turnserver',
+    [
+      ...['-n', '--no-cli', '--no-tls', '--no-dtls', '--log-file', 'stdout', '--fingerprint'],
+      ...['--listening-ip', '127.0.0.1', '--relay-ip', '127.0.0.1', '--listening-port', String(port)],
+      ...['--use-auth-secret', '--static-auth-secret', secret, '--realm', 'example.com'],
+      '--allow-loopback-peers', // only here: all addresses of the test are on loopback
+      ...['--userdb', path.join(folder.path, 'turndb'), '--pidfile', path.join(folder.path, 'pid')],
+    ],
+    { stdio: ['ignore', 'pipe', 'pipe'] },
+  );
+  const kill = () => child.kill('SIGKILL');
+  process.once('exit', kill);
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding('utf8').on('data', (chunk) => {
+      output += chunk;
+      if (verbose) process.stderr.write(chunk);
+    });
+  }
+  let failed;
+  const exited = new Promise((resolve) => {
+    child.once('error', (err) => resolve((failed = String(err))));
+    child.once('exit', (code, signal) => resolve((failed = `it ended: ${signal ?? code}`)));
+  });
+  const accepts = () =>
+    new Promise((done) => {
+      const socket = net.connect(port, '127.0.0.1', () => done(true) || socket.destroy());
+      socket.once('error', () => done(false));
+    });
+  const listening = async () => {
+    while (!(await accepts())) {
+      if (failed) throw new Error(`turnserver (of the package coturn): ${failed}\n${output}`);
+      await sleep(50);
+    }
+  };
+  await within(wantTimeout, 'coturn listens', listening());
+  return {
+    urls: [`turn:127.0.0.1:${port}?transport=udp`, `turn:127.0.0.1:${port}?transport=tcp`],
+    async stop() {
+      kill();
+      await exited;
+      process.off('exit', kill);
+      folder.remove();
+    },
+  };
+}
+
+const turn = await startTURN();
+const server = await startServer('e2e/host', ['-turn', turn.urls.join(), '-secret', secret]);
+after(async () => {
+  await server.stop();
+  await turn.stop();
+});
+
+const relayed = { config: { iceServers: [], iceTransportPolicy: 'relay' } };
+
+// wantRelayed checks that two tabs exchange data, and that both use a candidate of the TURN server.
+async function wantRelayed(one, other) {
+  await wantChannel(one, other);
+  await wantEcho(one, other);
+  for (const [tab, id] of [[one, other.id], [other, one.id]]) {
+    const { types, bytesSent } = await tab.pair(id);
+    assert.deepEqual(types, ['relay', 'relay']);
+    assert.ok(bytesSent > 0, `${bytesSent} bytes`);
+  }
+  await wantNoErrors(one, other);
+}
+
+test('a page with one line more uses the TURN server that the server names', async (t) => {
+  const ids = [uniqueId('alice'), uniqueId('bob')];
+  const tabs = await Promise.all(ids.map((id) => newPeer(t, server, { id, ...relayed }, { takesServers: true })));
+  await Promise.all(tabs.map((tab, i) => wantOpen(tab, ids[i])));
+  for (const [i, tab] of tabs.entries()) {
+    const { iceServers, iceTransportPolicy } = await tab.config();
+    assert.equal(iceTransportPolicy, 'relay', 'what the page has set stays');
+    assert.deepEqual(iceServers[0].urls, turn.urls);
+    assert.match(iceServers[0].username, new RegExp(`^\\d+:${ids[i]}$`));
+  }
+  await wantRelayed(...tabs);
+});
+
+test('a page that asks the program for its servers uses them', async (t) => {
+  const tabs = await Promise.all(
+    ['alice', 'bob'].map(async (name) => {
+      const id = uniqueId(name);
+      const servers = await (await fetch(`${server.url}/ice?user=${id}`)).json();
+      const tab = await newPeer(t, server, { id, config: { ...servers, iceTransportPolicy: 'relay' } });
+      await wantOpen(tab, id);
+      return tab;
+    }),
+  );
+  await wantRelayed(...tabs);
+});
+
+// Without the line, nothing in the page changes.
+test('a page without the line ignores the servers', async (t) => {
+  const tab = await newPeer(t, server, { id: uniqueId('alice') });
+  await wantOpen(tab);
+  const { iceServers } = await tab.next('message ICE-SERVERS');
+  assert.deepEqual(iceServers[0].urls, turn.urls);
+  assert.deepEqual(await tab.config(), { iceServers: [] });
+  await wantNoErrors(tab);
+});
