@@ -61,6 +61,9 @@ func shown(option string, value any) string {
 	case string:
 		return "`" + value + "`"
 	case time.Duration:
+		if value%time.Hour == 0 {
+			return fmt.Sprint(int(value.Hours()), " h")
+		}
 		return strconv.FormatFloat(value.Seconds(), 'f', -1, 64) + " s"
 	case int:
 		if value%(1<<20) == 0 {
@@ -92,6 +95,8 @@ func TestTheFixedBoundsAreThoseOfTheCode(t *testing.T) {
 	require.Equal(t, map[string]string{
 		"messages waiting in all":             grouped(maxHeldParcels),
 		"name of a room":                      grouped(maxIDBytes) + " bytes",
+		"data of a member":                    grouped(maxRoomData) + " bytes",
+		"text of `Client.CloseWith`":          grouped(maxCloseText) + " bytes",
 		"nesting of JSON":                     grouped(maxDepth) + " levels",
 		"taken ids from `GenerateClientID`":   "10",
 		"overridden tokens kept out of an id": grouped(maxBlocked),
@@ -215,11 +220,53 @@ func TestAllErrorsAreListed(t *testing.T) {
 }
 
 func TestAllCountersAreNamed(t *testing.T) {
-	_, text, found := strings.Cut(readText(t, "docs/events.md"), "\n## Counters\n")
-	require.True(t, found)
-	for _, field := range reflect.VisibleFields(reflect.TypeFor[Stats]()) {
-		assert.Contains(t, text, "`"+field.Name+"`")
+	for section, of := range map[string]reflect.Type{
+		"Counters of the server": reflect.TypeFor[Stats](), "Counters of a client": reflect.TypeFor[ClientStats](),
+		"Held messages": reflect.TypeFor[Held](),
+	} {
+		_, text, found := strings.Cut(readText(t, "docs/facts.md"), "\n## "+section+"\n")
+		require.True(t, found, section)
+		text, _, _ = strings.Cut(text, "\n## ")
+		for _, field := range reflect.VisibleFields(of) {
+			assert.Contains(t, text, "`"+field.Name+"`", section)
+		}
 	}
+}
+
+func TestAllMethodsOfAClientAreNamed(t *testing.T) {
+	var named, methods []string
+	for _, row := range docTable(t, "docs/facts.md", "method of `Client`") {
+		for _, name := range regexp.MustCompile("`(\\w+)").FindAllStringSubmatch(row[0], -1) {
+			named = append(named, name[1])
+		}
+	}
+	for method := range reflect.TypeFor[*Client]().Methods() {
+		if !slices.Contains([]string{"Send", "Close", "CloseWith"}, method.Name) { // these ask nothing
+			methods = append(methods, method.Name)
+		}
+	}
+	require.ElementsMatch(t, methods, named)
+}
+
+func TestAllEventsAreListed(t *testing.T) {
+	var listed, events []string
+	for _, row := range docTable(t, "docs/events.md", "event") {
+		listed = append(listed, strings.Trim(row[0], "`"))
+	}
+	for method := range reflect.TypeFor[*Server]().Methods() {
+		if strings.HasPrefix(method.Name, "On") {
+			events = append(events, method.Name)
+		}
+	}
+	require.ElementsMatch(t, events, listed)
+}
+
+func TestTheCausesOfRefusalsAreListed(t *testing.T) {
+	var listed []string
+	for _, row := range docTable(t, "docs/facts.md", "cause of a refusal") {
+		listed = append(listed, row[0])
+	}
+	require.ElementsMatch(t, slices.Collect(maps.Keys(NewServer(Options{}).Stats().Refused)), listed)
 }
 
 func TestAllMessagesAboutRoomsAreListedWithTheirPayloads(t *testing.T) {
@@ -239,7 +286,10 @@ func TestAllMessagesAboutRoomsAreListedWithTheirPayloads(t *testing.T) {
 		listed = append(listed, name)
 		assert.Equal(t, "`"+string(values[name])+"`", row[0], name)
 
-		var payload roomPayload
+		var payload struct {
+			roomPayload
+			Msg string `json:"msg,omitempty"` // of ROOM-REFUSED, which the server makes by hand
+		}
 		require.NoError(t, json.Unmarshal([]byte(shown), &payload), name)
 		sent, err := json.Marshal(payload)
 		require.NoError(t, err)
@@ -249,7 +299,8 @@ func TestAllMessagesAboutRoomsAreListedWithTheirPayloads(t *testing.T) {
 }
 
 func TestTheRefusalsOfRoomsAreThoseOfTheCode(t *testing.T) {
-	errs := map[string]error{"`ErrRoomFull`": ErrRoomFull, "`ErrTooManyRooms`": ErrTooManyRooms, "`ErrRoomName`": ErrRoomName}
+	errs := map[string]error{"`ErrRoomFull`": ErrRoomFull, "`ErrTooManyRooms`": ErrTooManyRooms, "`ErrRoomName`": ErrRoomName,
+		"`ErrRoomData`": ErrRoomData}
 	serve, found := readText(t, "serve.go"), 0
 	for _, row := range docTable(t, "docs/rooms.md", "what happens") {
 		msg, isText := strings.CutPrefix(row[2], "`")
@@ -264,7 +315,7 @@ func TestTheRefusalsOfRoomsAreThoseOfTheCode(t *testing.T) {
 			assert.True(t, strings.Contains(serve, msg), "not in serve.go: %s", msg)
 		}
 	}
-	require.Equal(t, 6, found)
+	require.Equal(t, 7, found)
 }
 
 // TestTheListedMounts asks for the addresses that an unmodified client makes of its path

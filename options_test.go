@@ -29,6 +29,7 @@ var defaults = map[string]any{
 	"DefaultWriteTimeout":          10 * time.Second,
 	"DefaultProbeAfter":            10 * time.Second,
 	"DefaultProbeTimeout":          2 * time.Second,
+	"DefaultICERefresh":            time.Hour,
 	"DefaultConcurrentLimit":       5000,
 	"DefaultMaxMessageSize":        1 << 20,
 	"DefaultMaxOutboxMessages":     1024,
@@ -48,6 +49,7 @@ var defaults = map[string]any{
 var zeroStays = []string{
 	"Path", "ConcurrentLimitPerAddr", "TrustedProxies", "TrustUnixProxy", "AllowDiscovery", "AllowedOrigins", "Authenticate",
 	"RejectBeforeUpgrade", "AllowOverride", "Authorize", "RelayTypes", "HoldTypes", "MessageRate", "AllowJoin",
+	"ICEServers", "KeepRoomsOnOverride",
 }
 
 // optionDocs returns the comments of the fields of Options in the source.
@@ -139,7 +141,8 @@ func TestWhatIsSetIsKept(t *testing.T) {
 		AllowOverride:    func(_, _ *Client) bool { said += "o"; return true },
 		Authorize:        func(*Client, Message) error { said += "z"; return nil },
 		AllowJoin:        func(*Client, string, json.RawMessage) error { said += "j"; return nil },
-		ProbeAfter:       7, ProbeTimeout: 8, RejectBeforeUpgrade: true, RelayTypes: []MessageType{"R"}, HoldTypes: []MessageType{"H"},
+		ICEServers:       func(*Client) []ICEServer { said += "i"; return nil }, ICERefresh: 20, KeepRoomsOnOverride: true,
+		ProbeAfter: 7, ProbeTimeout: 8, RejectBeforeUpgrade: true, RelayTypes: []MessageType{"R"}, HoldTypes: []MessageType{"H"},
 		MaxMessageSize: 9, MessageRate: 0.5, MaxOutboxMessages: 10, MaxOutboxBytes: 11, MaxHeldPerPair: 12, MaxHeldPerDestination: 13, MaxHeldBytes: 14,
 		MaxRooms: 15, MaxRoomMembers: 16, MaxRoomsPerClient: 17, MaxTokenBytes: 18, MaxPartialBytes: 19, TrustUnixProxy: true,
 		Logger: slog.Default(),
@@ -162,7 +165,8 @@ func TestWhatIsSetIsKept(t *testing.T) {
 	got.AllowOverride(nil, nil)
 	got.Authorize(nil, Message{})
 	got.AllowJoin(nil, "", nil)
-	assert.Equal(t, "gvaozj", said)
+	got.ICEServers(nil)
+	assert.Equal(t, "gvaozji", said)
 	assert.Empty(t, Options{Path: "/"}.withDefaults().Path)
 }
 
