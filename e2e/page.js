@@ -55,9 +55,11 @@ window.e2e = (() => {
     });
   }
 
-  // takeServers is the line of docs/turn.md.
+  // takeServers is the statement of docs/turn.md.
   function takeServers() {
-    peer.socket.on("message", m => { if (m.type === "ICE-SERVERS") peer.options.config = {...peer.options.config, ...m.payload} })
+    peer.socket.on("message", m => {
+      if (m.type === "ICE-SERVERS") peer.options.config = { ...peer.options.config, ...m.payload }
+    })
   }
 
   // pair waits until the connection with a peer has selected two candidates, and returns their types and

@@ -106,7 +106,7 @@ async function wantRelayed(one, other) {
   await wantNoErrors(one, other);
 }
 
-test('a page with one line more uses the TURN server that the server names', async (t) => {
+test('a page with one statement more uses the TURN server that the server names', async (t) => {
   const ids = [uniqueId('alice'), uniqueId('bob')];
   const tabs = await Promise.all(ids.map((id) => newPeer(t, server, { id, ...relayed }, { takesServers: true })));
   await Promise.all(tabs.map((tab, i) => wantOpen(tab, ids[i])));
@@ -132,8 +132,8 @@ test('a page that asks the program for its servers uses them', async (t) => {
   await wantRelayed(...tabs);
 });
 
-// Without the line, nothing in the page changes.
-test('a page without the line ignores the servers', async (t) => {
+// Without the statement, nothing in the page changes.
+test('a page without the statement ignores the servers', async (t) => {
   const tab = await newPeer(t, server, { id: uniqueId('alice') });
   await wantOpen(tab);
   const { iceServers } = await tab.next('message ICE-SERVERS');
