@@ -135,3 +135,17 @@ func sections(page string) (names []string) {
 	}
 	return names
 }
+
+// The end-to-end tests run page.js in browsers.
+func TestThePagesOfTheTestsTakeICEServersAsTheDocumentationSays(t *testing.T) {
+	statement := regexp.MustCompile(`(?s)peer\.socket\.on\("message", m => \{\s*if \(m\.type === "ICE-SERVERS"\).*?\n\s*\}\)`)
+	plain := func(file string) string {
+		t.Helper()
+		found := statement.FindString(strings.ReplaceAll(readText(t, file), "\n//", "\n"))
+		require.NotEmpty(t, found, file)
+		return strings.Join(strings.Fields(found), "")
+	}
+	want := plain("docs/turn.md")
+	assert.Equal(t, want, plain("e2e/page.js"))
+	assert.Equal(t, want, plain("ice.go"))
+}
