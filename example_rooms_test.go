@@ -143,7 +143,7 @@ func ExampleServer_OnJoin() {
 
 // The other members read the name of a newcomer together with its id.
 func ExampleRealm_JoinWith() {
-	names := map[string]string{"t1": "Alice Liddell", "t2": "Bob"} // token -> name
+	names := map[string]string{"t1": "Alice L.", "t2": "Bob"} // token -> name
 	srv := peer.NewServer(peer.Options{
 		Authenticate: func(r *http.Request, id, token string) (user any, err error) {
 			name, found := names[token]
@@ -189,7 +189,7 @@ func ExampleRealm_JoinWith() {
 	read(alice)
 	// Output:
 	// {"type":"OPEN"} <nil>
-	// {"type":"ROOM-MEMBERS","payload":{"room":"lobby","members":["alice"],"data":{"alice":{"name":"Alice Liddell"}}}} <nil>
+	// {"type":"ROOM-MEMBERS","payload":{"room":"lobby","members":["alice"],"data":{"alice":{"name":"Alice L."}}}} <nil>
 	// {"type":"ROOM-JOINED","payload":{"room":"lobby","id":"bob","data":{"name":"Bob"}}} <nil>
 }
 

@@ -183,8 +183,8 @@ type Options struct {
 	ICEServers func(c *Client) []ICEServer
 
 	// ICERefresh is how long the credentials of ICEServers live. When half of it is over,
-	// ICEServers is called again, and the client reads the new servers. Default
-	// [DefaultICERefresh]; negative means that they are sent once.
+	// ICEServers is called again, and the client reads the new servers; [Client.Request] is
+	// nil then. Default [DefaultICERefresh]; negative means that they are sent once.
 	ICERefresh time.Duration
 
 	// RelayTypes are message types of the application that are relayed to a connected
