@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 See upgrade.go.
+
 package peer
 
 import (

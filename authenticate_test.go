@@ -68,7 +68,7 @@ func TestAuthenticateRefuses(t *testing.T) {
 			}})
 			rec := watch(r.srv)
 			r.dial("a", "t").wantRefused(c.typ, c.message)
-			r.dialRaw(r.socketURL("/", "a", "t"), chatter()).wantTurnedAway(c.typ, c.message)
+			r.rawOpen(smallWrites).begin(r.socketURL("/", "a", "t"), chatter()).wantTurnedAway(c.typ, c.message)
 			waitFor(t, func() bool { return r.srv.Stats().Refused["authentication"] == 2 })
 			if c.event == "" {
 				require.Empty(t, rec.all())
@@ -183,7 +183,7 @@ func TestAHandshakeHasOneTimeoutForAll(t *testing.T) {
 				return nil, nil
 			},
 		})
-		r.hold("a", "holder")
+		r.rawOpen(smallWrites).openAs("a", "holder")
 		time.Sleep(DefaultProbeAfter)
 		start := time.Now()
 		r.dial("a", "newcomer").wantRefused(TypeError, "The handshake took too long")
@@ -216,7 +216,7 @@ func TestAuthenticateIsCancelledWhenTheClientGoes(t *testing.T) {
 				return nil, r.Context().Err()
 			}})
 			rec := watch(r.srv)
-			p := r.dialRaw(r.socketURL("/", "a", "t"), c.behind)
+			p := r.rawOpen(smallWrites).begin(r.socketURL("/", "a", "t"), c.behind)
 			<-asked
 			if c.during != nil {
 				p.write(c.during)
@@ -241,7 +241,7 @@ func TestAuthenticateIsCancelledByAHalfClose(t *testing.T) {
 		cause <- r.Context().Err()
 		return nil, errors.New("interrupted")
 	}})
-	p := r.dialRaw(r.socketURL("/", "a", "t"))
+	p := r.rawOpen(smallWrites).begin(r.socketURL("/", "a", "t"))
 	<-asked
 	require.NoError(t, p.conn.(*net.TCPConn).CloseWrite())
 	require.Equal(t, context.Canceled, <-cause)
@@ -314,7 +314,7 @@ func TestAnAuthenticatedConnectionEndsForItsOwnReason(t *testing.T) {
 		opts := Options{Authenticate: func(*http.Request, string, string) (any, error) { return nil, nil }}
 		test := func(t *testing.T, r *rig) {
 			rec := watch(r.srv)
-			p := r.hold("a", "t")
+			p := r.rawOpen(smallWrites).openAs("a", "t")
 			rec.want(t, "+a")
 			c.end(p)
 			rec.want(t, "+a", "-a "+c.want)
@@ -400,10 +400,4 @@ func TestTheBoundOnATokenIsAnOption(t *testing.T) {
 			r.dial("b", strings.Repeat("t", c.refuses)).wantRefused(TypeError, tooLong)
 		}
 	}
-}
-
-// wantFrameOfType wants the next frame to be a message of this type.
-func (p *testPeer) wantFrameOfType(t MessageType) {
-	p.t.Helper()
-	require.Contains(p.t, p.next(), fmt.Sprintf(`{"type":%q`, t))
 }

@@ -23,7 +23,7 @@ var busyWays = map[string]func(t *testing.T, opts Options, hold func(c *Client))
 		srv := NewServer(opts)
 		srv.OnConnection(hold)
 		r := serveBubbleRig(t, srv, nil)
-		return r, r.rawSilent("busy")
+		return r, r.rawOpen(smallReads).upgrade("busy")
 	},
 	"OnDisconnect of the predecessor": func(t *testing.T, opts Options, hold func(*Client)) (*rig, *rawPeer) {
 		srv := NewServer(opts)
@@ -67,7 +67,7 @@ var busyWays = map[string]func(t *testing.T, opts Options, hold func(c *Client))
 // busyOver lets the client "busy" send a text that holds its reader up.
 func busyOver(t *testing.T, srv *Server, text string) (*rig, *rawPeer) {
 	r := serveBubbleRig(t, srv, nil)
-	p := r.rawConnect("busy")
+	p := r.rawOpen().open("busy")
 	p.text(text)
 	return r, p
 }
@@ -298,7 +298,7 @@ func TestAFunctionOfTheHostHoldsUpNothingThatCameBefore(t *testing.T) {
 				srv := NewServer(c.opts)
 				c.host(srv)
 				r := serveBubbleRig(t, srv, nil)
-				b, p := r.connect("b"), r.rawConnect("a")
+				b, p := r.connect("b"), r.rawOpen().open("a")
 				start := time.Now()
 				p.write(append(rawTextFrame(`{"type":"OFFER","dst":"b","payload":"first"}`), rawTextFrame(c.second)...))
 				b.wantOffer("a", `"first"`)

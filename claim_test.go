@@ -1,7 +1,10 @@
 package peer
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -200,4 +203,151 @@ func TestANewcomerWaitsForAnotherThatHasEvictedTheHolder(t *testing.T) {
 		require.Same(t, first, srv.Realm().Client("a"))
 		closeServer(t, srv)
 	})
+}
+
+// A device is an application that reconnects by itself: it dials again, with its
+// own token, whenever its socket has ended.
+type device struct {
+	opened, refused atomic.Int64
+	stop, stopped   chan struct{}
+}
+
+func (r *rig) device(token string, pause time.Duration) *device {
+	d := &device{stop: make(chan struct{}), stopped: make(chan struct{})}
+	go func() {
+		defer close(d.stopped)
+		for {
+			if p, _, err := r.tryDial(r.socketURL("/", "a", token), nil); err == nil {
+				switch <-p.frames {
+				case `{"type":"OPEN"}`:
+					d.opened.Add(1)
+				case `{"type":"ID-TAKEN","payload":{"msg":"ID is taken"}}`:
+					d.refused.Add(1)
+				}
+				select {
+				case <-p.ended:
+				case <-d.stop:
+					p.close()
+				}
+			}
+			select {
+			case <-time.After(pause):
+			case <-d.stop:
+				return
+			}
+		}
+	}()
+	return d
+}
+
+func (d *device) end() {
+	close(d.stop)
+	<-d.stopped
+}
+
+func TestTwoDevicesThatReconnectSettle(t *testing.T) {
+	for _, pause := range []time.Duration{blindTimeout, time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newBubbleRig(t, Options{AllowOverride: OverrideAlways})
+			phone := r.device("phone", pause)
+			synctest.Wait()
+			laptop := r.device("laptop", pause)
+			time.Sleep(100*pause + pause/2)
+			require.EqualValues(t, 1, phone.opened.Load())
+			require.EqualValues(t, 1, laptop.opened.Load())
+			require.GreaterOrEqual(t, phone.refused.Load(), int64(100*pause/(pause+blindTimeout)))
+			require.Zero(t, laptop.refused.Load())
+
+			laptop.end()
+			time.Sleep(2 * pause)
+			require.EqualValues(t, 2, phone.opened.Load(), "it gets the id when the other one leaves")
+			phone.end()
+		})
+	}
+}
+
+func TestManyDevicesThatReconnectSettle(t *testing.T) {
+	const devices, refusals = 5, 300
+	r := newRig(t, Options{AllowOverride: OverrideAlways})
+	rec := watch(r.srv)
+	var all []*device
+	for i := range devices {
+		all = append(all, r.device(fmt.Sprint("device", i), 0))
+	}
+	sum := func() (opened, refused int64, each bool) {
+		each = true
+		for _, d := range all {
+			opened += d.opened.Load()
+			refused += d.refused.Load()
+			each = each && d.opened.Load() > 0
+		}
+		return opened, refused, each
+	}
+	waitFor(t, func() bool { _, refused, each := sum(); return each && refused >= refusals })
+	opened, refused, _ := sum()
+	// Each overrides once, and may slip in once more while another is being ended.
+	require.LessOrEqual(t, opened, int64(2*devices), "%v", rec.all())
+	waitFor(t, func() bool { _, now, _ := sum(); return now >= refused+refusals })
+	later, _, _ := sum()
+	require.Equal(t, opened, later, "they still fight")
+	for _, d := range all {
+		d.end()
+	}
+}
+
+func TestOneOfManyConnectionsKeepsTheID(t *testing.T) {
+	srv := NewServer(Options{AllowOverride: OverrideAlways})
+	tl := followEvents(srv)
+	r := serveRig(t, srv, nil)
+	parallel(8, func(i int) {
+		rnd := rand.New(rand.NewPCG(1, uint64(i)))
+		for range 40 {
+			id := fmt.Sprint("id", rnd.IntN(3))
+			p := r.dial(id, fmt.Sprint("token", rnd.IntN(4)))
+			switch rnd.IntN(4) {
+			case 0:
+				p.drop()
+			case 1:
+				p.close()
+			case 2:
+				srv.Realm().RemoveClient(id)
+			}
+		}
+	})
+	for i := range 3 { // a last one for each id must find it free or take it
+		r.dial(fmt.Sprint("id", i), fmt.Sprint("last", i)).wantOpen()
+	}
+	require.LessOrEqual(t, srv.Realm().Len(), 3)
+	for c := range srv.Realm().Clients() {
+		require.Same(t, c, srv.Realm().Client(c.ID()))
+	}
+	closeServer(t, srv)
+	tl.check(t)
+}
+
+func TestALateEndDoesNotRemoveTheSuccessor(t *testing.T) {
+	r := newRig(t, Options{})
+	held := make(chan struct{})
+	inside := make(chan struct{})
+	r.srv.OnMessage(func(c *Client, m Message) {
+		if m.Type == "HOLD" {
+			close(inside)
+			<-held
+		}
+	})
+	old := r.dial("a", "t")
+	old.wantOpen()
+	old.send(`{"type":"HOLD"}`)
+	<-inside // the reader of the old connection is held up by the host
+	young := r.dial("a", "t")
+	require.Equal(t, CloseReplaced, old.wantEnd())
+	waitFor(t, func() bool { return r.srv.Realm().Client("a") != nil })
+	successor := r.srv.Realm().Client("a")
+	close(held)
+	young.wantOpen() // after the events of its predecessor
+	require.NotNil(t, successor)
+	b := r.connect("b")
+	b.offer("a", `1`)
+	young.wantOffer("b", `1`)
+	require.Same(t, successor, r.srv.Realm().Client("a"))
 }

@@ -274,7 +274,7 @@ func TestAReaderThatComesBackAfterTheEnd(t *testing.T) {
 			return nil
 		}})
 		b := r.connect("b")
-		p := r.rawConnect("busy")
+		p := r.rawOpen().open("busy")
 		two := rawTextFrame(`{"type":"OFFER","dst":"b"}`)
 		p.write(slices.Concat(two, two))
 		synctest.Wait()
@@ -300,7 +300,7 @@ func TestTheStreamDoesNotWaitForOnError(t *testing.T) {
 				time.Sleep(busyFor)
 			}
 		})
-		p := serveBubbleRig(t, srv, nil).rawConnect("a")
+		p := serveBubbleRig(t, srv, nil).rawOpen().open("a")
 		p.text(`no message`)
 		p.wantLast(ending{code: 1011})
 		p.wantEndAfterAnswer()
@@ -311,7 +311,7 @@ func TestTheStreamDoesNotWaitForOnError(t *testing.T) {
 // On a plain socket too the end comes in good order, after data that nobody has asked for.
 func TestDataAfterTheEndDoesNotResetTheConnection(t *testing.T) {
 	r := newRig(t, Options{})
-	p := r.rawConnect("a")
+	p := r.rawOpen().open("a")
 	half := rawTextFrame(`{"type":"OFFER","dst":"b"}`)
 	p.write(half[:10])
 	r.srv.Realm().RemoveClient("a")
@@ -348,7 +348,7 @@ func TestWhatIsSkippedAtTheEndCostsFewReads(t *testing.T) {
 		const size = 1 << 20
 		var reads atomic.Int64
 		r := bubbleRig(t, NewServer(Options{}), nil, func(l net.Listener) net.Listener { return readCounter{l, &reads} })
-		p := r.rawConnect("a")
+		p := r.rawOpen().open("a")
 		r.srv.Realm().RemoveClient("a")
 		p.wantLast(ending{code: CloseRemoved})
 		p.write(rawTextFrame(strings.Repeat("x", size)))

@@ -30,7 +30,7 @@ func TestAClientIsClosedWithAWord(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, Options{})
 			rec := watch(r.srv)
-			a, b := r.rawConnect("a"), r.rawConnect("b")
+			a, b := r.rawOpen().open("a"), r.rawOpen().open("b")
 			rec.wait(t, 2)
 			c := r.srv.Realm().Client("a")
 			require.NoError(t, c.Send(Message{Type: "BEFORE"}))
@@ -51,7 +51,7 @@ func TestAClientIsClosedWithAWord(t *testing.T) {
 
 func TestACloseHasACodeAndATextOfItsOwn(t *testing.T) {
 	r := newRig(t, Options{})
-	a := r.rawConnect("a")
+	a := r.rawOpen().open("a")
 	c := r.srv.Realm().Client("a")
 	for _, bad := range []struct {
 		code int
@@ -77,7 +77,7 @@ func TestWhileALastWordWaits(t *testing.T) {
 				r := newBubbleRig(t, Options{AliveTimeout: alive, WriteTimeout: 3 * time.Second})
 				rec := watch(r.srv)
 				sender := r.connect("sender")
-				a := r.rawConnect("a") // a pipe has no buffer: what it does not read waits
+				a := r.rawOpen().open("a") // a pipe has no buffer: what it does not read waits
 				c := r.srv.Realm().Client("a")
 				require.NoError(t, c.Send(Message{Type: "ONE"}))
 				require.NoError(t, c.Send(Message{Type: "TWO"}))
@@ -115,7 +115,7 @@ func TestALastWordDoesNotWaitForLong(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					r := newBubbleRig(t, Options{AliveTimeout: alive, WriteTimeout: 3 * time.Second})
 					rec := watch(r.srv)
-					a := r.rawConnect("a")
+					a := r.rawOpen().open("a")
 					c := r.srv.Realm().Client("a")
 					for range 20 {
 						require.NoError(t, c.Send(Message{Type: "OWN"}))
@@ -189,7 +189,7 @@ func TestALastWordBeforeOpen(t *testing.T) {
 func TestATakeoverWhileALastWordWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newBubbleRig(t, Options{})
-		a := r.rawConnect("a")
+		a := r.rawOpen().open("a")
 		c := r.srv.Realm().Client("a")
 		require.NoError(t, c.Send(Message{Type: "ONE"}))
 		synctest.Wait()
@@ -209,7 +209,7 @@ func TestLastWordsRaceWithEverything(t *testing.T) {
 	r := serveRig(t, srv, nil)
 	parallel(8, func(i int) {
 		for n := range 60 {
-			p := r.rawDialed("x")
+			p := r.rawOpen().upgrade("x").deaf()
 			if c := srv.Realm().Client("x"); c != nil {
 				for range n % 5 {
 					c.Send(Message{Type: "OWN"})

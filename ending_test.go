@@ -5,6 +5,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -113,7 +116,7 @@ func TestNobodyWaitsForTheCloseFrameOfALostClient(t *testing.T) {
 // delivered also if its sender ends before the other one is read.
 func TestWhatWasPutOffIsDeliveredThoughItsSenderEnds(t *testing.T) {
 	r := newRig(t, Options{})
-	b, p := r.connect("b"), r.rawConnect("a")
+	b, p := r.connect("b"), r.rawOpen().open("a")
 	c, sh := r.srv.Realm().Client("a"), r.srv.realm.shard("b")
 	two := rawTextFrame(`{"type":"OFFER","dst":"b","payload":1}`)
 	before := c.traffic.bytesIn.Load()
@@ -253,4 +256,158 @@ func TestTheLastFramesHaveATime(t *testing.T) {
 			t.Error("the writer is stuck")
 		}
 	})
+}
+
+// Who said goodbye has nothing more to say. So the server closes its side at once,
+// without waiting for the client to hang up.
+func TestNobodyWaitsForAClientThatSaidGoodbye(t *testing.T) {
+	r := newRig(t, Options{})
+	const tries = 5 // the machine may be slow, but not each time
+	var took time.Duration
+	for range tries {
+		p := r.rawOpen().open("a")
+		p.write(rawCloseFrame(1000, "bye"))
+		p.wantClose(1000)
+		start := time.Now()
+		c := r.srv.Realm().Client("a")
+		require.Nil(t, c)
+		waitFor(t, func() bool { return serving() == 0 })
+		p.conn.Close()
+		if took = time.Since(start); took < lingerTimeout/2 {
+			return
+		}
+	}
+	t.Errorf("the server has waited for %v", took)
+}
+
+// A page sees its socket closed when the stream ends. That does not wait for what the
+// host does about it.
+func TestTheStreamEndsBeforeTheEvents(t *testing.T) {
+	r := newRig(t, Options{})
+	release := make(chan struct{})
+	r.srv.OnDisconnect(func(*Client, DisconnectReason) { <-release })
+	for name, end := range map[string]func(p *rawPeer){
+		"goodbye":        writing(rawCloseFrame(1000, "bye")),
+		"protocol error": writing(rawFrame(rawFin|rawCont, "")),
+		"removed":        func(p *rawPeer) { r.srv.Realm().RemoveClient(p.id) },
+	} {
+		p := r.rawOpen().open(name)
+		end(p)
+		p.skipToEnd()
+		p.conn.Close()
+	}
+	close(release)
+}
+
+// serving returns how many connections have a goroutine.
+func serving() int {
+	buf := make([]byte, 1<<20)
+	return strings.Count(string(buf[:runtime.Stack(buf, true)]), "peer.(*Server).serve(")
+}
+
+// A client that has sent its close frame answers a ping still (RFC 6455, section
+// 5.5.2), and so must not find the connection reset when it does.
+func TestAPongMayCrossTheGoodbye(t *testing.T) {
+	r := newRig(t, Options{})
+	p := r.rawOpen().open("a")
+	c := r.srv.Realm().Client("a")
+	go c.probe(waitLimit)
+	first, _ := p.next()
+	require.Equal(t, byte(rawFin|rawPing), first)
+	p.write(rawCloseFrame(1000, ""))
+	first, _ = p.next()
+	require.Equal(t, byte(rawFin|rawClose), first)
+	_, _, err := p.read()
+	require.ErrorIs(t, err, io.EOF)
+	p.write(rawFrame(rawFin|rawPong, ""))
+	p.write(rawFrame(rawFin|rawPong, "")) // after a reset this could not be written
+	_, err = p.conn.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+}
+
+// A host may hold on to a client that has ended, for a log or a list. That must not
+// be a buffer too.
+func TestAClientThatHasEndedHoldsNoBuffer(t *testing.T) {
+	for name, frames := range map[string][]byte{
+		"closed":              rawCloseFrame(1000, ""),
+		"closed, and more":    slices.Concat(rawCloseFrame(1000, ""), rawTextFrame(`{}`)),
+		"broken in a message": rawTextFrame(`{"type":"HEARTBEAT"}`)[:9],
+		"broken in fragments": rawFrame(rawText, strings.Repeat("x", 300<<10)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, Options{})
+			p := r.rawOpen().open("a")
+			c := r.srv.Realm().Client("a")
+			p.write(frames)
+			p.halfClose()
+			p.skipToEnd()
+			p.conn.Close()
+			closeServer(t, r.srv)
+			require.Nil(t, c.socket.buf)
+			require.Empty(t, c.socket.unread)
+			require.Nil(t, c.socket.own)
+			require.Nil(t, c.socket.pieces)
+			require.Zero(t, r.srv.realm.partials.used.Load())
+		})
+	}
+}
+
+// The server waits for a client that may answer a ping still. OnDisconnect does not wait for that.
+func TestTheEventsDoNotWaitForAPong(t *testing.T) {
+	const tries = 5 // the machine may be slow, but not each time
+	var took time.Duration
+	for range tries {
+		r := newRig(t, Options{})
+		rec := watch(r.srv)
+		p := r.rawOpen().open("a")
+		rec.want(t, "+a")
+		c := r.srv.Realm().Client("a")
+		c.mu.Lock()
+		left := c.pingLocked()
+		c.mu.Unlock()
+		c.do(left)
+		first, _ := p.next()
+		require.Equal(t, byte(rawFin|rawPing), first)
+		start := time.Now()
+		p.write(rawCloseFrame(1000, ""))
+		rec.want(t, "+a", "-a client closed")
+		took = time.Since(start)
+		p.conn.Close()
+		if took < lingerTimeout/2 {
+			return
+		}
+	}
+	t.Errorf("OnDisconnect has waited for %v", took)
+}
+
+// A frame that never comes whole behind the server's close frame does not keep the server from
+// ending.
+func TestHalfAFrameBehindTheCloseFrameDelaysNobody(t *testing.T) {
+	for where, newRig := range map[string]func(*testing.T, Options) *rig{"plain": func(t *testing.T, o Options) *rig { return newRig(t, o) }, "TLS": tlsRig} {
+		t.Run(where, func(t *testing.T) {
+			r := newRig(t, Options{})
+			p := r.rawOpen().open("a")
+			p.text(`{"type":"LEAVE"}`)
+			first, _ := p.next()
+			require.Equal(t, byte(rawFin|rawClose), first)
+			p.write(append(rawHeader(rawFin|rawText, 100_000), make([]byte, 5000)...))
+			closeServer(t, r.srv)
+		})
+	}
+}
+
+// A client that was pinged may still send a pong behind its close frame. Nobody waits for that.
+func TestAGoodbyeAfterAPingFreesTheIDAtOnce(t *testing.T) {
+	r := newRig(t, Options{})
+	rec := watch(r.srv)
+	p := r.rawOpen().open("a")
+	rec.want(t, "+a")
+	c := r.srv.Realm().Client("a")
+	go c.probe(waitLimit)
+	first, _ := p.next()
+	require.Equal(t, byte(rawFin|rawPing), first)
+	start := time.Now()
+	p.write(rawCloseFrame(1000, ""))
+	rec.want(t, "+a", "-a client closed")
+	require.Less(t, time.Since(start), lingerTimeout)
 }

@@ -1,4 +1,4 @@
-//lint:file-ignore SA1019 See client.go.
+//lint:file-ignore SA1019 See upgrade.go.
 
 package peer_test
 

@@ -212,7 +212,7 @@ func TestTheHostIsToldOfEveryRefusal(t *testing.T) {
 func TestAConnectionCountsWhatItSendsAndReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newBubbleRig(t, Options{MessageRate: 1})
-		a, b := r.connect("a"), r.rawConnect("b")
+		a, b := r.connect("a"), r.rawOpen().open("b")
 		c, d := r.srv.Realm().Client("a"), r.srv.Realm().Client("b")
 		synctest.Wait()
 		open := len(openFrame)
@@ -302,7 +302,7 @@ func TestTheSnapshotHasTheLimitsAndWhatIsThere(t *testing.T) {
 			require.NoError(t, realm.Join("x", realm.Client(id)))
 		}
 		require.NoError(t, realm.Join("y", realm.Client("a")))
-		p := r.rawConnect("c")
+		p := r.rawOpen().open("c")
 		p.write(rawFrame(rawText, strings.Repeat("x", 20<<10))) // the first half of a message
 		synctest.Wait()
 		st := r.srv.Stats()

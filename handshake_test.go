@@ -1,11 +1,13 @@
 package peer
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -73,8 +75,8 @@ func TestRefusalsCanBeRead(t *testing.T) {
 			before := r.srv.Stats().Refused[c.cause]
 			u := r.url + "/peerjs?" + c.query
 			r.dialURL(u, nil).wantRefused(TypeError, c.message)
-			r.dialRaw(u).wantTurnedAway(TypeError, c.message)
-			r.dialRaw(u, chatter()).wantTurnedAway(TypeError, c.message)
+			r.rawOpen(smallWrites).begin(u).wantTurnedAway(TypeError, c.message)
+			r.rawOpen(smallWrites).begin(u, chatter()).wantTurnedAway(TypeError, c.message)
 			waitFor(t, func() bool { return r.srv.Stats().Refused[c.cause] == before+3 })
 		})
 	}
@@ -82,23 +84,12 @@ func TestRefusalsCanBeRead(t *testing.T) {
 	require.Zero(t, r.srv.Realm().Len())
 }
 
-func TestATakenIDIsRefused(t *testing.T) {
-	r := newRig(t, Options{})
-	holder := r.connect("a")
-	for _, behind := range [][]byte{nil, chatter()} {
-		r.dialRaw(r.socketURL("/", "a", "another"), behind).wantTurnedAway(TypeIDTaken, isTaken)
-	}
-	r.connect("A").close() // ids are exact
-	holder.offer("a", `1`)
-	holder.wantOffer("a", `1`)
-}
-
 func TestTheConcurrentLimit(t *testing.T) {
 	r := newRig(t, Options{ConcurrentLimit: 2})
 	rec := watch(r.srv)
 	a, _ := r.connect("a"), r.connect("b")
 	for _, behind := range [][]byte{nil, chatter()} {
-		r.dialRaw(r.socketURL("/", "c", "t"), behind).wantTurnedAway(TypeError, isFull)
+		r.rawOpen(smallWrites).begin(r.socketURL("/", "c", "t"), behind).wantTurnedAway(TypeError, isFull)
 	}
 	r.dial("a", "another").wantRefused(TypeIDTaken, isTaken) // is checked first
 	a2 := r.dial("a", "token-of-a")                          // takes no place but its own
@@ -115,53 +106,6 @@ func TestNoConcurrentLimit(t *testing.T) {
 	r := newRig(t, Options{ConcurrentLimit: -1})
 	r.connect("a")
 	r.connect("b")
-}
-
-func TestAPeerTakesItsIDOver(t *testing.T) {
-	r := newRig(t, Options{AllowOverride: func(_, _ *Client) bool { t.Error("asked"); return false }})
-	rec := watch(r.srv)
-	first := r.connect("a")
-	c1 := r.srv.Realm().Client("a")
-	second := r.connect("a")
-	require.Equal(t, CloseReplaced, first.wantEnd())
-	require.EqualValues(t, 4002, CloseReplaced)
-	rec.want(t, "+a", "-a replaced by its own token", "+a")
-	c2 := r.srv.Realm().Client("a")
-	require.True(t, c2 != c1) // require.Same would print them, and race
-	require.True(t, c2.Successor() == nil)
-	require.Equal(t, ReasonReplaced, c1.Reason())
-
-	b := r.connect("b")
-	wantIntroduced(b, second)
-	require.Equal(t, []string{"a", "b"}, r.srv.Realm().ClientIDs())
-}
-
-// Whatever the order in which an old connection and its successor get to run,
-// the old one's OnDisconnect sees who has the id.
-func TestOnDisconnectSeesTheSuccessor(t *testing.T) {
-	const peers, rounds = 16, 60
-	r := newRig(t, Options{})
-	var successors sync.Map // id -> chan *Client
-	r.srv.OnDisconnect(func(c *Client, why DisconnectReason) {
-		if ch, ok := successors.Load(c.ID()); ok && why == ReasonReplaced {
-			ch.(chan *Client) <- c.Successor()
-		}
-	})
-	t.Run("all at once", func(t *testing.T) {
-		for i := range peers {
-			t.Run("", func(t *testing.T) {
-				t.Parallel()
-				id, seen := fmt.Sprint("peer", i), make(chan *Client, rounds)
-				successors.Store(id, seen)
-				r := r.in(t)
-				r.connect(id)
-				for range rounds {
-					r.connect(id)
-					require.True(t, <-seen == r.srv.Realm().Client(id))
-				}
-			})
-		}
-	})
 }
 
 func TestAnyIDWorks(t *testing.T) {
@@ -267,7 +211,7 @@ func TestMessagesFromBeforeOpen(t *testing.T) {
 	t.Run("at once", func(t *testing.T) {
 		r := newRig(t, Options{})
 		b := r.connect("b")
-		a := r.dialRaw(r.socketURL("/", "a", "t"), frames)
+		a := r.rawOpen(smallWrites).begin(r.socketURL("/", "a", "t"), frames)
 		a.want(`{"type":"OPEN"}`)
 		wantAll(b)
 	})
@@ -284,7 +228,7 @@ func TestMessagesFromBeforeOpen(t *testing.T) {
 		asked, answer := make(chan bool), make(chan bool)
 		r := newRig(t, authenticate(asked, answer))
 		b := r.connect("b")
-		a := r.dialRaw(r.socketURL("/", "a", "t"), frames[:len(frames)/3])
+		a := r.rawOpen(smallWrites).begin(r.socketURL("/", "a", "t"), frames[:len(frames)/3])
 		<-asked
 		a.write(frames[len(frames)/3 : len(frames)/2])
 		answer <- true
@@ -297,7 +241,7 @@ func TestMessagesFromBeforeOpen(t *testing.T) {
 			asked, answer := make(chan bool), make(chan bool)
 			r := newBubbleRig(t, authenticate(asked, answer))
 			b := r.connect("b")
-			a := r.dialRaw(r.socketURL("/", "a", "t"))
+			a := r.rawOpen(smallWrites).begin(r.socketURL("/", "a", "t"))
 			<-asked
 			go a.write(frames) // what a pipe does not hold, it makes wait
 			synctest.Wait()
@@ -306,4 +250,77 @@ func TestMessagesFromBeforeOpen(t *testing.T) {
 			wantAll(b)
 		})
 	})
+}
+
+// A spy is a middleware that keeps what a handler has hijacked.
+type spy struct {
+	http.ResponseWriter
+	rw *bufio.ReadWriter
+}
+
+func (s *spy) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(s.ResponseWriter).Hijack()
+	s.rw = rw
+	return conn, rw, err
+}
+
+// What came with the request lies in a buffer of the HTTP server, which may use it again for
+// something else, as the adaptors of some frameworks do.
+func TestWhatCameWithTheRequestIsKeptApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s *spy
+		srv := NewServer(Options{Authenticate: func(_ *http.Request, id, _ string) (any, error) {
+			if s != nil {
+				early, _ := s.rw.Reader.Peek(s.rw.Reader.Buffered())
+				require.NotEmpty(t, early)
+				clear(early)
+			}
+			return nil, nil
+		}})
+		r := serveBubbleRig(t, srv, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if s = nil; r.FormValue("id") == "early" {
+				s = &spy{ResponseWriter: w}
+				w = s
+			}
+			srv.ServeHTTP(w, r)
+		}))
+		receiver := r.connect("receiver")
+		p := r.rawOpen(smallWrites).begin(r.socketURL("/", "early", "t"), rawTextFrame(`{"type":"OFFER","dst":"receiver","payload":1}`))
+		p.want(`{"type":"OPEN"}`)
+		receiver.wantOffer("early", `1`)
+	})
+}
+
+// A hesitator returns nothing and no error so many times before it reads, as an io.Reader may.
+type hesitator struct {
+	net.Conn
+	pause int
+	left  int
+}
+
+func (h *hesitator) Read(p []byte) (int, error) {
+	if h.left > 0 {
+		h.left--
+		return 0, nil
+	}
+	h.left = h.pause
+	return h.Conn.Read(p)
+}
+
+func TestAReadThatReturnsNothingIsNotTheEnd(t *testing.T) {
+	for _, pause := range []int{1, 99} {
+		near, far := net.Pipe()
+		s := newSocket(&hesitator{near, pause, pause}, nil, &budget{limit: -1})
+		go far.Write(append(rawTextFrame("one"), rawTextFrame("two")...))
+		for _, want := range []string{"one", "two"} {
+			_, payload, err := s.next(-1)
+			require.NoError(t, err)
+			require.Equal(t, want, string(payload))
+		}
+		far.Close()
+	}
+	h := &hesitator{nil, 0, 100}
+	_, _, err := newSocket(h, nil, &budget{limit: -1}).next(-1)
+	require.ErrorIs(t, err, io.ErrNoProgress, "a connection that returns nothing for so long is given up")
+	require.Zero(t, h.left)
 }

@@ -2,10 +2,12 @@ package peer
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -160,4 +162,190 @@ func TestTheSendersOfWhatComesBackReadExpire(t *testing.T) {
 		require.Empty(t, sender.frames)
 		require.Empty(t, other.frames)
 	})
+}
+
+func TestAPairMayHoldSoMuch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{MaxHeldPerPair: 3})
+		start := time.Now()
+		a, b := r.connect("a"), r.connect("b")
+		for i := range 3 {
+			a.offer("absent", fmt.Sprint(i))
+			b.offer("absent", fmt.Sprint(i))
+		}
+		a.offer("other", `0`)
+		synctest.Wait()
+		require.Empty(t, a.frames)
+		a.offer("absent", `3`)
+		a.wantExpire("absent")
+		require.Zero(t, time.Since(start), "at once")
+		st := r.srv.Stats()
+		require.EqualValues(t, 4, st.Dropped["over a bound"])
+		require.EqualValues(t, 1, st.Expires)
+		absent := r.connect("absent")
+		for i := range 3 {
+			absent.wantOffer("b", fmt.Sprint(i))
+		}
+		time.Sleep(time.Minute)
+		a.wantExpire("other")
+		require.Empty(t, a.frames, "one EXPIRE for the pair")
+		require.Empty(t, b.frames)
+		require.Empty(t, absent.frames)
+	})
+}
+
+func TestADestinationMayHaveSoMuchHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{MaxHeldPerDestination: 4})
+		start := time.Now()
+		a, b, c := r.connect("a"), r.connect("b"), r.connect("c")
+		for i := range 2 {
+			a.offer("absent", fmt.Sprint(i))
+			b.offer("absent", fmt.Sprint(i))
+		}
+		synctest.Wait() // nothing orders what two clients send
+		c.offer("other", `0`)
+		c.offer("absent", `0`)
+		c.wantExpire("absent")
+		b.offer("absent", `2`)
+		b.wantExpire("absent") // and what it had waiting is gone
+		require.Zero(t, time.Since(start), "at once")
+		c.offer("absent", `1`) // there is room again
+		absent := r.connect("absent")
+		absent.wantOffer("a", `0`)
+		absent.wantOffer("a", `1`)
+		absent.wantOffer("c", `1`)
+		time.Sleep(time.Minute)
+		c.wantExpire("other")
+		require.Empty(t, a.frames)
+		require.Empty(t, b.frames)
+		require.Empty(t, c.frames)
+		require.Empty(t, absent.frames)
+	})
+}
+
+func TestAllDestinationsTogetherMayHaveSoMuchHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		size := len(textFrame([]byte(`{"type":"OFFER","src":"a","dst":"absent0","payload":0}`)))
+		r := newBubbleRig(t, Options{MaxHeldBytes: 5 * size})
+		start := time.Now()
+		a := r.connect("a")
+		for i := range 5 {
+			a.offer(fmt.Sprint("absent", i), fmt.Sprint(i))
+		}
+		synctest.Wait()
+		require.Empty(t, a.frames)
+		require.Equal(t, 5*size, r.srv.Stats().HeldBytes)
+		a.offer("absent5", `5`)
+		a.wantExpire("absent5")
+		require.Zero(t, time.Since(start), "at once")
+		absent := r.connect("absent0")
+		absent.wantOffer("a", `0`)
+		a.offer("absent5", `6`) // there is room again
+		synctest.Wait()
+		require.Empty(t, a.frames)
+		time.Sleep(5 * time.Second)
+		for range 5 {
+			require.Contains(t, a.next(), `"EXPIRE"`)
+		}
+		require.Zero(t, r.srv.Stats().HeldBytes)
+	})
+}
+
+func TestTheBoundOnAllThatIsHeldHoldsForManyAtOnce(t *testing.T) {
+	const bound, size, senders, each = 1 << 20, 1 << 10, 16, 200 // three times the bound in all
+	r := newRealm(new(Options{MaxHeldBytes: bound}.withDefaults()))
+	p := parcel{src: "a", frame: make([]byte, size), deadline: time.Now().Add(time.Hour), keep: keepUntilExpiry}
+	for range 5 {
+		parallel(senders, func(i int) {
+			for n := range each {
+				r.route(fmt.Sprint(i, n), p)
+				assert.LessOrEqual(t, r.heldBytes.Load(), int64(bound+senders*size), "with what is asked for and not granted")
+			}
+		})
+		require.EqualValues(t, bound, r.heldBytes.Load())
+		for i := range senders {
+			for n := range each {
+				r.ClearMessageQueue(fmt.Sprint(i, n))
+			}
+		}
+		require.NoError(t, r.check())
+	}
+	r.timers.Wait()
+}
+
+// An offer and its candidates are one negotiation: it fails once.
+func TestOverABoundThereIsOneExpireForAPair(t *testing.T) {
+	for name, opts := range map[string]Options{
+		"pair":        {MaxHeldPerPair: 1},
+		"destination": {MaxHeldPerDestination: 1},
+		"all":         {MaxHeldBytes: 80},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newBubbleRig(t, opts)
+				a, b := r.connect("a"), r.connect("b")
+				if name != "pair" {
+					b.offer("absent", `0`)
+				}
+				synctest.Wait()
+				a.offer("absent", `0`)
+				for range 5 {
+					a.send(`{"type":"CANDIDATE","dst":"absent"}`)
+				}
+				a.wantExpire("absent")
+				time.Sleep(time.Minute)
+				require.Empty(t, a.frames)
+			})
+		})
+	}
+}
+
+func TestWithoutBoundsAnyNumberIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{
+			MaxHeldPerPair: -1, MaxHeldPerDestination: -1, MaxHeldBytes: -1, MaxOutboxBytes: -1, MaxOutboxMessages: -1,
+		})
+		a := r.connect("a")
+		const n = 2 * DefaultMaxHeldPerDestination
+		for i := range n {
+			a.offer("absent", fmt.Sprint(i))
+		}
+		synctest.Wait()
+		big := parcel{src: "a", frame: make([]byte, DefaultMaxHeldBytes/2+1), deadline: time.Now().Add(time.Minute), keep: keepUntilExpiry}
+		for _, id := range []string{"b", "c", "d"} {
+			out, _ := r.srv.realm.route(id, big)
+			require.Equal(t, held, out)
+		}
+		require.Greater(t, r.srv.Stats().HeldBytes, DefaultMaxHeldBytes)
+		require.Empty(t, a.frames)
+		absent := r.connect("absent")
+		for i := range n {
+			absent.wantOffer("a", fmt.Sprint(i))
+		}
+	})
+}
+
+// A refusal is remembered under the id that was asked for, which nobody has to pay
+// for: so that must not be long.
+func TestALongDestinationIsNotRemembered(t *testing.T) {
+	s := NewServer(Options{MaxHeldPerDestination: 1})
+	defer s.Close()
+	route := func(dst, src string) outcome {
+		out, _ := s.realm.route(dst, parcel{frame: []byte("f"), src: src, deadline: time.Now().Add(time.Minute), keep: keepUntilExpiry})
+		return out
+	}
+	long := strings.Repeat("d", maxIDBytes+1)
+	for _, dst := range []string{long[1:], long} {
+		require.Equal(t, held, route(dst, "first"))
+		require.Equal(t, notKept, route(dst, "second"))
+	}
+	require.EqualValues(t, 1, s.realm.expired.Load(), "an id of the usual length is")
+	require.NoError(t, s.realm.check())
+
+	full := NewServer(Options{MaxHeldBytes: 1})
+	defer full.Close()
+	out, _ := full.realm.route(long, parcel{frame: []byte("frame"), src: "s", keep: keepUntilExpiry})
+	require.Equal(t, notKept, out)
+	require.Empty(t, full.realm.shard(long).waiting)
 }

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 )
@@ -205,5 +208,68 @@ func everyLogLine(r *rig, id, secret string) {
 		"GET /wrong-" + secret + "/id HTTP/1.1\r\nHost: a\r\n\r\n",
 	} {
 		require.Regexp(r.t, `^HTTP/1\.1 40[01] `, r.exchange(request))
+	}
+}
+
+// FuzzHandshakeQuery asks for a socket with any query. The recorder cannot be
+// upgraded, so whom the server would let in gets a 501.
+func FuzzHandshakeQuery(f *testing.F) {
+	for _, seed := range []string{
+		"", "&", "=", "key=peerjs&id=a&token=t", "key=peerjs&id=a&token=t&version=1.5.5", "key=peerjs&id=&token=t", "id=a&token=t", "key=peerjs&id=a", "key=peerjs&token=t",
+		"key=PEERJS&id=a&token=t", "key=other&id=a&token=t", "KEY=peerjs&ID=a&TOKEN=t", "key=peerjs&id=a&id=b&token=t&token=u", "key=x&key=peerjs&id=a&token=t", "id=&id=a&key=peerjs&token=t",
+		"key=peerjs&id=+a+&token=t", "key=peerjs&id=%20a%20&token=t", "key=peerjs&id=%00&token=t", "key=peerjs&id=%7f&token=t", "key=peerjs&id=%ff&token=%ff", "key=peerjs&id=%C2%85&token=t",
+		"key=peerjs&id=%D0%91%D0%BE%D0%B1&token=t", "key=peerjs&id=%f0%9f%98%80&token=t", "key=peerjs&id=a%2Fb%3Fc&token=t", "key=peerjs&id=%zz&token=t", "key=peerjs&id=a;b&token=t", "key=peerjs;id=a;token=t",
+		"key=peerjs&id=" + strings.Repeat("a", 1024) + "&token=t", "key=peerjs&id=" + strings.Repeat("a", 1025) + "&token=t", "key=peerjs&id=a&token=" + strings.Repeat("t", 8192), "key=peerjs&id=a&token=" + strings.Repeat("t", 8193),
+		"Боб", "a-b_c d", "a--b", "-a", "\x00", "\xff", "a\nb", "%41", "&id=a", "#", "a&b=c&d",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, raw string) {
+		// As a query.
+		q, _ := url.ParseQuery(raw) // what cannot be parsed is left out
+		wantHandshake(t, raw, q.Get("key"), q.Get("id"), q.Get("token"))
+		// As an id, a token and a key in a query that is in order.
+		for _, p := range [][3]string{{"peerjs", raw, "t"}, {"peerjs", "a", raw}, {raw, "a", "t"}} {
+			query := "key=" + url.QueryEscape(p[0]) + "&id=" + url.QueryEscape(p[1]) + "&token=" + url.QueryEscape(p[2]) + "&id=b&token=u&key=v"
+			wantHandshake(t, query, p[0], p[1], p[2])
+		}
+	})
+}
+
+// wantHandshake wants the server to read a query as key, id and token, and to
+// let exactly those in that it should.
+func wantHandshake(t *testing.T, query, key, id, token string) {
+	plain := id != "" && len(id) <= 1024 && utf8.ValidString(id) && !strings.ContainsFunc(id, unicode.IsControl)
+	for _, rule := range []struct {
+		option func(string) bool
+		valid  bool
+	}{{nil, plain}, {StrictID, len(id) <= 1024 && strictID.MatchString(id)}} {
+		var asked []string
+		srv := NewServer(Options{RejectBeforeUpgrade: true, ValidID: rule.option, Authenticate: func(r *http.Request, id, token string) (any, error) {
+			asked = append(asked, id, token)
+			return nil, nil
+		}})
+		r := httptest.NewRequest("GET", "/peerjs/peerjs", nil)
+		r.URL.RawQuery = query
+		r.Header.Set("Connection", "Upgrade")
+		r.Header.Set("Upgrade", "websocket")
+		status, wantAsked := http.StatusNotImplemented, []string(nil)
+		switch {
+		case id == "" || token == "" || key == "":
+			status = http.StatusBadRequest
+		case key != "peerjs":
+			status = http.StatusUnauthorized
+		case !rule.valid || len(token) > 8192:
+			status = http.StatusBadRequest
+		default:
+			wantAsked = []string{id, token}
+		}
+		w := httptest.NewRecorder()
+		srv.ServeHTTP(w, r)
+		require.Equal(t, status, w.Code, w.Body)
+		require.Equal(t, wantAsked, asked)
+		_, no := srv.check(r, paramsOf(r), nil)
+		require.Equal(t, status == http.StatusNotImplemented, no == nil)
+		require.NoError(t, srv.Close())
 	}
 }

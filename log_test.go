@@ -41,7 +41,7 @@ func TestEveryLineOfTheLogHasItsLevel(t *testing.T) {
 			`INFO msg="peer: disconnected" id=a why="client closed"`,
 		}},
 		{"a broken connection", func(r *rig) {
-			p := r.rawConnect("a")
+			p := r.rawOpen().open("a")
 			p.write(rawFrame(rawFin|rawCont, ""))
 			p.wantClose(1002)
 		}, []string{
@@ -49,7 +49,7 @@ func TestEveryLineOfTheLogHasItsLevel(t *testing.T) {
 			`INFO msg="peer: disconnected" id=a why="protocol error" err="peer: continuation of no message"`,
 		}},
 		{"a lost connection", func(r *rig) {
-			r.rawConnect("a").conn.Close()
+			r.rawOpen().open("a").conn.Close()
 		}, []string{
 			`INFO msg="peer: connected" id=a addr=pipe`,
 			`INFO msg="peer: disconnected" id=a why="connection lost" err="the other side has closed the connection"`,
@@ -264,4 +264,22 @@ func TestOnErrorIsToldWhateverBecomesOfTheLog(t *testing.T) {
 	require.Contains(t, rec.all(), "! "+panicText+": of the host")
 	closeServer(t, srv)
 	wantNoGoroutines(t)
+}
+
+// exitHandler is a log handler that ends the goroutine of a handshake that is refused.
+type exitHandler struct{ slog.Handler }
+
+func (exitHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (exitHandler) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "peer: connection refused" {
+		runtime.Goexit()
+	}
+	return nil
+}
+
+func TestARefusalIsToldWhateverTheLogDoes(t *testing.T) {
+	r := newRig(t, Options{Logger: slog.New(exitHandler{})})
+	r.connect("a")
+	r.dial("a", "another token").wantRefused(TypeIDTaken, isTaken)
 }

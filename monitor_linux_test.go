@@ -31,7 +31,7 @@ func TestAHostThatComputesDelaysNobodyForLong(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for range 3 {
 				r, end := computeRig(t, program)
-				a, b, p := r.rawConnect("alice"), r.rawConnect("bob"), r.rawConnect("watched")
+				a, b, p := r.rawOpen().open("alice"), r.rawOpen().open("bob"), r.rawOpen().open("watched")
 				time.Sleep(200 * time.Millisecond) // the monitor goes to sleep
 				begin(p)
 				time.Sleep(10 * time.Millisecond) // the host computes

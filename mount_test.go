@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -164,126 +162,16 @@ func TestMountedAnywhere(t *testing.T) {
 	}
 }
 
-func TestTheBaseDescribesTheServer(t *testing.T) {
-	for _, m := range mounts {
-		t.Run(m.name, func(t *testing.T) {
-			srv := NewServer(m.opts)
-			r := serveRig(t, srv, m.mount(srv))
-			for _, path := range m.info {
-				res, body := r.get("GET", path)
-				require.Equal(t, 200, res.StatusCode, path)
-				assert.Equal(t, "application/json", res.Header.Get("Content-Type"))
-				assert.Regexp(t, `^\{"description":".+","name":".+","website":".+"\}\n$`, body)
-			}
-		})
-	}
-}
-
-func TestOtherAddressesAreNotFound(t *testing.T) {
-	for name, c := range map[string]struct {
-		opts  Options
-		mount func(http.Handler) http.Handler
-		paths []string
-	}{
-		"root": {mount: on("/"), paths: []string{
-			"/x", "/x/", "/id", "/peers", "/peerjs/idx", "/peerjs/id/", "/peerjs/peers/", "/peerjs/id/x", "/peerjs/", "/peerjs/ID", "/PeerJS", "/peerjs/messages"}},
-		"subtree":                 {mount: on("/sig/"), paths: []string{"/sig/x", "/sig/x/", "/sig/id/", "/sig/peerjs/"}},
-		"router without pattern":  {mount: below("/sig", ""), paths: []string{"/sig/x", "/sig/peerjs/x", "/sig//id"}},
-		"Path option":             {opts: Options{Path: "app"}, mount: on("/sig/"), paths: []string{"/sig/", "/sig/peerjs", "/sig/peerjs/id", "/sig/peerjs/peers", "/sig/xapp/", "/sig/xapp/peerjs", "/sig/app/x"}},
-		"Path option of segments": {opts: Options{Path: "a/b"}, mount: on("/"), paths: []string{"/b/peerjs", "/b/peerjs/id", "/a/peerjs", "/xa/b/peerjs/id", "/a/b/c/peerjs/id"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			srv := NewServer(c.opts)
-			r := serveRig(t, srv, c.mount(srv))
-			for _, path := range c.paths {
-				for _, method := range []string{"GET", "POST"} {
-					res, _ := r.get(method, path)
-					assert.Equal(t, 404, res.StatusCode, "%s %s", method, path)
-				}
-				_, res, err := r.tryDial(r.url+path+"?key=peerjs&id=a&token=t", nil)
-				require.Error(t, err, path)
-				assert.Equal(t, 404, res.StatusCode, "socket at %s", path)
-			}
-		})
-	}
-}
-
-func TestMethods(t *testing.T) {
-	r := newRig(t, Options{AllowDiscovery: true})
-	paths := map[string]int{"/": 200, "/peerjs/id": 200, "/peerjs/peers": 200, "/peerjs": 426}
-	for path, status := range paths {
-		get, body := r.get("GET", path)
-		assert.Equal(t, status, get.StatusCode, path)
-		assert.NotEmpty(t, body)
-		head, none := r.get("HEAD", path)
-		assert.Equal(t, status, head.StatusCode, "HEAD %s", path)
-		assert.Equal(t, get.Header.Get("Content-Type"), head.Header.Get("Content-Type"), path)
-		assert.Empty(t, none)
-		for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
-			res, _ := r.get(method, path)
-			assert.Equal(t, 405, res.StatusCode, "%s %s", method, path)
-			assert.Equal(t, "GET, HEAD, OPTIONS", res.Header.Get("Allow"))
-		}
-	}
-}
-
-func TestTheSocketAddressAsksForAnUpgrade(t *testing.T) {
-	r := newRig(t, Options{})
-	for _, header := range [][]string{
-		{},
-		{"Upgrade", "websocket"},
-		{"Connection", "Upgrade"},
-		{"Connection", "Upgrade", "Upgrade", "h2c"},
-	} {
-		res, body := r.get("GET", "/peerjs?key=peerjs&id=a&token=t", header...)
-		assert.Equal(t, 426, res.StatusCode)
-		assert.Equal(t, "websocket", res.Header.Get("Upgrade"))
-		assert.Contains(t, body, "WebSocket")
-	}
-	kept := httptest.NewRecorder() // on a connection that is kept, which those of the rig are not
-	r.srv.ServeHTTP(kept, httptest.NewRequest("GET", "/peerjs", nil))
-	assert.Equal(t, "Upgrade", kept.Header().Get("Connection"))
-	require.Zero(t, r.srv.Realm().Len())
-}
-
-// Connection-specific fields make an answer over HTTP/2 malformed.
-func TestTheSocketAddressOverHTTP2(t *testing.T) {
-	srv := NewServer(Options{})
-	ts := httptest.NewUnstartedServer(srv)
-	ts.EnableHTTP2 = true
-	ts.StartTLS()
-	defer ts.Close()
-	defer srv.Close()
-	res, err := ts.Client().Get(ts.URL + "/peerjs?key=peerjs&id=a&token=t")
-	require.NoError(t, err)
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	require.NoError(t, err)
-	require.Equal(t, "HTTP/2.0 426", fmt.Sprint(res.Proto, " ", res.StatusCode))
-	require.Contains(t, string(body), "WebSocket")
-	for _, name := range []string{"Upgrade", "Connection", "Keep-Alive", "Transfer-Encoding"} {
-		require.Empty(t, res.Header.Values(name), name)
-	}
-}
-
-func TestKeysAreEscapedInAddresses(t *testing.T) {
-	const key = `my kéy "ü" 🔑`
-	r := newRig(t, Options{Key: key, AllowDiscovery: true})
-	p := newPage(r, "/", key)
-	status, id := p.ask("id")
-	require.Equal(t, 200, status, id)
-	wantIntroduced(p.open(id), p.open("b o b"))
-	_, peers := p.ask("peers")
-	require.Contains(t, peers, `"b o b"`)
-}
-
 // unwrapper is a middleware's ResponseWriter that can do nothing but be seen
 // through.
 type unwrapper struct{ inner http.ResponseWriter }
 
-func (w unwrapper) Header() http.Header         { return w.inner.Header() }
+func (w unwrapper) Header() http.Header { return w.inner.Header() }
+
 func (w unwrapper) Write(b []byte) (int, error) { return w.inner.Write(b) }
-func (w unwrapper) WriteHeader(status int)      { w.inner.WriteHeader(status) }
+
+func (w unwrapper) WriteHeader(status int) { w.inner.WriteHeader(status) }
+
 func (w unwrapper) Unwrap() http.ResponseWriter { return w.inner }
 
 // sealed is one that cannot be seen through.
@@ -366,7 +254,9 @@ type holding struct {
 }
 
 func (w *holding) WriteHeader(code int) { w.code = code }
-func (w *holding) Flush()               {}
+
+func (w *holding) Flush() {}
+
 func (w *holding) Write(p []byte) (int, error) {
 	if w.code != 0 {
 		w.ResponseWriter.WriteHeader(w.code)

@@ -1,6 +1,11 @@
 package peer
 
 import (
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,7 +36,7 @@ func TestAClientThatEndsBeforeOpenReadsOpenAndWhy(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newSlowRig(t, Options{AllowOverride: OverrideAlways}, fate)
 				sender := r.connect("sender")
-				p := r.rawSilent("slow")
+				p := r.rawOpen(smallReads).upgrade("slow")
 				synctest.Wait()
 				client := r.srv.Realm().Client("slow")
 				sender.offer("slow", `1`)
@@ -86,7 +91,7 @@ func TestOnConnectionMayEndItsClient(t *testing.T) {
 					c.end(srv.Realm(), client)
 					time.Sleep(time.Second)
 				})
-				p := serveBubbleRig(t, srv, nil).rawSilent("a")
+				p := serveBubbleRig(t, srv, nil).rawOpen(smallReads).upgrade("a")
 				p.want(`{"type":"OPEN"}`)
 				p.wantClose(c.code)
 				time.Sleep(time.Minute)
@@ -120,7 +125,7 @@ func TestTheTimeUntilOpenIsNoSilence(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				opts := Options{HandshakeTimeout: timeout, AliveTimeout: 4 * time.Second, ProbeAfter: time.Second}
 				r := newSlowRig(t, opts, takes)
-				p := r.rawSilent("slow")
+				p := r.rawOpen(smallReads).upgrade("slow")
 				pings := p.pings(false)
 				time.Sleep(takes - 1)
 				start := time.Now()
@@ -220,4 +225,96 @@ func TestWhatWasHeldIsNotLostIfAClientEndsWhenItIsOpened(t *testing.T) {
 		require.Len(t, kept, 1)
 		c.writers.Wait()
 	})
+}
+
+func TestANewClientIsNoClientBeforeItsOpen(t *testing.T) {
+	var err error
+	r := newRig(t, Options{AllowOverride: func(old, new *Client) bool {
+		err = new.Send(Message{Type: "HELLO"})
+		return true
+	}})
+	r.connect("a")
+	young := r.dial("a", "another token")
+	young.wantOpen()
+	require.ErrorIs(t, err, ErrNotConnected)
+	require.NoError(t, r.srv.Realm().Send("a", Message{Type: "X"}))
+	young.want(`{"type":"X"}`)
+}
+
+func TestANewClientMayBeClosedBeforeItsOpen(t *testing.T) {
+	srv := NewServer(Options{AllowOverride: func(old, new *Client) bool {
+		new.Close()
+		return true
+	}})
+	rec := watch(srv)
+	r := serveRig(t, srv, nil)
+	r.connect("a")
+	young := r.dial("a", "another token")
+	for young.next() != "" {
+	}
+	r.connect("b")
+	closeServer(t, srv)
+	ups := 0
+	for _, line := range rec.all() {
+		switch line[0] {
+		case '+':
+			ups++
+		case '-':
+			ups--
+		}
+	}
+	require.Zero(t, ups, "%q", rec.all())
+	wantNoGoroutines(t)
+}
+
+// What had no room before OPEN is not lost if the client ends at the moment when it is opened.
+func TestNothingIsLostWhenAClientEndsAsItIsOpened(t *testing.T) {
+	for i := range 300 {
+		opts := Options{MaxOutboxMessages: 1, AliveTimeout: -1}.withDefaults()
+		r := newRealm(&opts)
+		near, far := net.Pipe()
+		c := newClient(nil, newSocket(near, nil, &r.partials), params{id: "a", token: "t", quoted: `"a"`}, "", netip.Addr{}, &opts, r.traffic("a"))
+		_, err := r.admit(c, nil, true)
+		require.NoError(t, err)
+		for n := range 100 {
+			out, d := r.route("a", parcel{frame: []byte("x"), src: fmt.Sprint("s", n), keep: keepUntilExpiry, deadline: time.Now().Add(time.Hour)})
+			d.finish()
+			require.NotEqual(t, notKept, out)
+		}
+		var wg sync.WaitGroup
+		start := make(chan struct{})
+		wg.Go(func() { <-start; r.open(c) })
+		wg.Go(func() {
+			<-start
+			for range i % 50 {
+				runtime.Gosched()
+			}
+			c.end(ReasonRemoved, nil, nil)
+		})
+		go func() { // read everything
+			b := make([]byte, 1000)
+			for {
+				if _, err := far.Read(b); err != nil {
+					return
+				}
+			}
+		}()
+		close(start)
+		wg.Wait()
+		c.stopReading()
+		c.awaitEnd()
+		c.mu.Lock()
+		c.awaitLocked(func() bool { return c.outbox.inflight == 0 })
+		kept := 0
+		for _, p := range c.outbox.parcels {
+			if p.keep == keepUntilExpiry {
+				kept++
+			}
+		}
+		c.mu.Unlock()
+		require.GreaterOrEqual(t, kept+int(r.heldParcels.Load())+int(c.traffic.bytesOut.Load()), 100, "round %d", i)
+		far.Close()
+		r.close()
+		c.writers.Wait()
+	}
 }

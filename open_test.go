@@ -349,7 +349,7 @@ func TestAnOutboxIsBoundedFromOpenOn(t *testing.T) {
 			sender.offer("slow", fmt.Sprint(n))
 			synctest.Wait()
 		}
-		p := r.rawSilent("slow")
+		p := r.rawOpen(smallReads).upgrade("slow")
 		synctest.Wait()
 		for n := range 8 { // three have room
 			offer(n)

@@ -84,7 +84,7 @@ func TestUnfinishedMessagesAreBoundedInAll(t *testing.T) {
 				first, rest := split(text, part)
 				var kept []*rawPeer
 				for i := range clients {
-					p := r.rawConnect(fmt.Sprint("mallory", i))
+					p := r.rawOpen().open(fmt.Sprint("mallory", i))
 					before := r.partials()
 					go p.tryWrite(first)
 					if synctest.Wait(); r.srv.Realm().Client(p.id) == nil {
@@ -108,7 +108,7 @@ func TestUnfinishedMessagesAreBoundedInAll(t *testing.T) {
 					require.LessOrEqual(t, r.partials(), limit*(len(kept)-i-1)/len(kept))
 				}
 				require.Zero(t, r.partials())
-				p := r.rawConnect("later")
+				p := r.rawOpen().open("later")
 				p.write(first) // there is room again
 				p.write(rest)
 				bob.wantOffer(p.id, payload)
@@ -136,7 +136,7 @@ func TestTheBoundOnUnfinishedMessagesIsExact(t *testing.T) {
 					require.Len(t, frame, size)
 					var both []*rawPeer
 					for i, want := range []bool{true, fits} {
-						p := r.rawConnect(fmt.Sprint("mallory", i))
+						p := r.rawOpen().open(fmt.Sprint("mallory", i))
 						require.Equal(t, want, r.takes(p, frame[:size-1], size-smallBuffer), "client %d", i)
 						if both = append(both, p); !want {
 							p.wantLast(ending{code: 1013})
@@ -171,7 +171,7 @@ func TestFragmentsAndTheNextOneCountTogether(t *testing.T) {
 	for less, fits := range map[int]bool{0: true, 1: false} {
 		t.Run(fmt.Sprint(fits), func(t *testing.T) {
 			inBubbles(t, Options{MaxPartialBytes: most - less}, func(t *testing.T, r *rig) {
-				bob, p := r.connect("bob"), r.rawConnect("mallory")
+				bob, p := r.connect("bob"), r.rawOpen().open("mallory")
 				p.write(first)
 				p.write(second[:frame-1])
 				synctest.Wait()
@@ -200,7 +200,7 @@ func TestEightKilobytesOfAFrameDoNotCount(t *testing.T) {
 		require.Len(t, frame, smallBuffer)
 		var ps []*rawPeer
 		for i := range clients {
-			p := r.rawConnect(fmt.Sprint("slow", i))
+			p := r.rawOpen().open(fmt.Sprint("slow", i))
 			for _, part := range [][]byte{frame[:1], frame[1:5], frame[5:100], frame[100:5000], frame[5000 : smallBuffer-1]} {
 				p.write(part)
 			}
@@ -224,7 +224,7 @@ func TestUnfinishedMessagesMayBeUnbounded(t *testing.T) {
 			inBubbles(t, Options{MaxPartialBytes: -1}, func(t *testing.T, r *rig) {
 				first, _ := split(text, part)
 				for i := range clients {
-					p := r.rawConnect(fmt.Sprint("large", i))
+					p := r.rawOpen().open(fmt.Sprint("large", i))
 					p.write(first)
 					defer p.conn.Close()
 				}
@@ -256,7 +256,7 @@ func TestNothingIsCountedOfClientsThatHaveGone(t *testing.T) {
 			t.Run(name+", "+way, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					r := newBubbleRig(t, Options{MaxMessageSize: 100_000})
-					p := r.rawConnect("a")
+					p := r.rawOpen().open("a")
 					p.pings(false) // it reads
 					first, _ := split(text, 40_000)
 					p.write(first)

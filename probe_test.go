@@ -16,33 +16,6 @@ import (
 
 const newcomers = 50
 
-// dialMany dials for an id with as many tokens, at the same time as far as the
-// server can tell.
-func (r *rig) dialMany(id string) (ps []*testPeer) {
-	r.t.Helper()
-	for i := range newcomers {
-		ps = append(ps, r.dial(id, fmt.Sprint("newcomer", i)))
-	}
-	return ps
-}
-
-// wantOneOpen wants OPEN for exactly one and ID-TAKEN for the others.
-func wantOneOpen(t testing.TB, ps []*testPeer) (winner *testPeer) {
-	t.Helper()
-	for _, p := range ps {
-		switch f := p.next(); f {
-		case `{"type":"OPEN"}`:
-			require.True(t, winner == nil, "two have the id")
-			winner = p
-		default:
-			require.Equal(t, `{"type":"ID-TAKEN","payload":{"msg":"ID is taken"}}`, f)
-			require.Equal(t, 1008, p.wantEnd())
-		}
-	}
-	require.True(t, winner != nil, "nobody has the id")
-	return winner
-}
-
 // probed is a bubble with a holder of the id "a" that has said nothing since the
 // bubble began, and answers pings if it is told to.
 func probed(t *testing.T, opts Options, answer bool, test func(t *testing.T, r *rig, rec *record, holder *rawPeer, pings func() int)) {
@@ -50,7 +23,7 @@ func probed(t *testing.T, opts Options, answer bool, test func(t *testing.T, r *
 	synctest.Test(t, func(t *testing.T) {
 		r := newBubbleRig(t, opts)
 		rec := watch(r.srv)
-		holder := r.hold("a", "holder")
+		holder := r.rawOpen(smallWrites).openAs("a", "holder")
 		pings := holder.pings(answer)
 		synctest.Wait()
 		test(t, r, rec, holder, pings)
@@ -93,7 +66,7 @@ func TestAHolderThatReadsNothingLosesItsID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newBubbleRig(t, Options{})
 		rec := watch(r.srv)
-		r.hold("a", "holder")
+		r.rawOpen(smallWrites).openAs("a", "holder")
 		time.Sleep(DefaultProbeAfter + 1)
 		asked := time.Now()
 		winner := wantOneOpen(t, r.dialMany("a"))
@@ -155,7 +128,7 @@ func TestALateAnswerIsOne(t *testing.T) {
 func TestAHolderThatHangsUpDuringItsProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // with no listener, whose end would be a sign of life
 		r := newBubbleRig(t, Options{})
-		holder := r.hold("a", "holder")
+		holder := r.rawOpen(smallWrites).openAs("a", "holder")
 		old := r.srv.Realm().Client("a")
 		holder.pings(false)
 		time.Sleep(DefaultProbeAfter + 1)
@@ -212,7 +185,7 @@ func TestAHolderIsNotBlamedForASlowHost(t *testing.T) {
 		rec := watch(r.srv)
 		done := make(chan bool)
 		r.srv.OnMessage(func(*Client, Message) { <-done })
-		r.hold("a", "holder").write(rawTextFrame(`{"type":"HEARTBEAT"}`))
+		r.rawOpen(smallWrites).openAs("a", "holder").write(rawTextFrame(`{"type":"HEARTBEAT"}`))
 		time.Sleep(DefaultProbeAfter + time.Second)
 		asked := time.Now()
 		r.dial("a", "newcomer").wantRefused(TypeIDTaken, isTaken)
@@ -241,7 +214,7 @@ func TestANewcomerThatGivesUpLeavesNothing(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			probed(t, Options{}, false, func(t *testing.T, r *rig, rec *record, _ *rawPeer, _ func() int) {
 				time.Sleep(DefaultProbeAfter + 1)
-				p := r.dialRaw(r.socketURL("/", "a", "newcomer"))
+				p := r.rawOpen(smallWrites).begin(r.socketURL("/", "a", "newcomer"))
 				time.Sleep(DefaultProbeTimeout / 2)
 				if c.say != nil {
 					p.write(c.say)
@@ -291,7 +264,7 @@ func TestNewcomersThatStayOutliveOneThatGivesUp(t *testing.T) {
 func TestAHalfOpenHolderLosesItsID(t *testing.T) {
 	r := newRig(t, Options{ProbeAfter: 1, ProbeTimeout: time.Second})
 	rec := watch(r.srv)
-	r.hold("a", "holder")
+	r.rawOpen(smallWrites).openAs("a", "holder")
 	winner := wantOneOpen(t, r.dialMany("a"))
 	rec.want(t, "+a", "-a unresponsive", "+a")
 	wantIntroduced(r.connect("b"), winner)
@@ -330,7 +303,7 @@ func TestWhatAStuckHolderWasNotSent(t *testing.T) {
 			const messages = 100
 			r := newTightRig(t, c.opts)
 			rec := watch(r.srv)
-			holder := r.dialRaw(r.socketURL("/", "a", "holder"))
+			holder := r.rawOpen(smallWrites).begin(r.socketURL("/", "a", "holder"))
 			require.NoError(t, holder.conn.(*net.TCPConn).SetReadBuffer(4096))
 			rec.want(t, "+a")
 			b := r.connect("b")

@@ -2,10 +2,12 @@ package peer
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -93,37 +95,80 @@ func handshakeFor(target string, lines ...string) string {
 	return h + "\r\n"
 }
 
-// rawOpen opens a connection and writes nothing.
-func (r *rig) rawOpen() *rawPeer {
-	r.t.Helper()
-	return r.rawOpenWith(r.dialer)
+// A rawOption is a peculiarity of a connection that is made by hand.
+type rawOption func(r *rawRoute)
+
+// A rawRoute is how a connection is made.
+type rawRoute struct {
+	dial                    dialer
+	readBuffer, writeBuffer int // of a socket; 0: as the system has it
 }
 
-func (r *rig) rawOpenWith(dial dialer) *rawPeer {
+// fromAddr lets the connection come from an address of this host.
+func fromAddr(ip net.IP) rawOption {
+	return func(r *rawRoute) { r.dial = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: ip}}).DialContext }
+}
+
+// smallReads lets little wait for a peer that does not read.
+func smallReads(r *rawRoute) { r.readBuffer = 4 << 10 }
+
+// smallWrites lets little wait for a server that does not read.
+func smallWrites(r *rawRoute) { r.writeBuffer = 4 << 10 }
+
+// rawOpen opens a connection and writes nothing.
+func (r *rig) rawOpen(opts ...rawOption) *rawPeer {
 	r.t.Helper()
+	route := rawRoute{dial: r.dialer}
+	for _, o := range opts {
+		o(&route)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
-	conn, err := dial(ctx, "tcp", strings.TrimPrefix(r.url, "http://"))
+	conn, err := route.dial(ctx, "tcp", strings.TrimPrefix(r.url, "http://"))
 	require.NoError(r.t, err)
 	r.t.Cleanup(func() { conn.Close() })
+	if tcp, ok := conn.(*net.TCPConn); ok && route.readBuffer > 0 {
+		require.NoError(r.t, tcp.SetReadBuffer(route.readBuffer))
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok && route.writeBuffer > 0 {
+		require.NoError(r.t, tcp.SetWriteBuffer(route.writeBuffer))
+	}
 	return &rawPeer{t: r.t, conn: conn, br: bufio.NewReader(conn)}
 }
 
-// rawConnect opens a connection for an id and waits for OPEN.
-func (r *rig) rawConnect(id string) *rawPeer {
-	r.t.Helper()
-	return r.rawOpen().open(id)
+// begin makes the handshake at a URL, with frames sent in the same breath, and reads its answer and
+// nothing more.
+func (p *rawPeer) begin(u string, behind ...[]byte) *rawPeer {
+	p.t.Helper()
+	_, target, _ := strings.Cut(strings.TrimPrefix(u, "http://"), "/")
+	p.write([]byte(handshakeFor("/"+target) + string(bytes.Join(behind, nil))))
+	require.Equal(p.t, http.StatusSwitchingProtocols, p.response().StatusCode)
+	return p
 }
 
-// rawSilent opens a connection for an id, with a small receive buffer where there
-// is one, and reads nothing of it, not even OPEN.
-func (r *rig) rawSilent(id string) *rawPeer {
-	r.t.Helper()
-	p := r.rawOpen()
-	if tcp, ok := p.conn.(*net.TCPConn); ok {
-		require.NoError(r.t, tcp.SetReadBuffer(4<<10))
-	}
-	p.upgrade(id)
+// openAs is open with a token.
+func (p *rawPeer) openAs(id, token string) *rawPeer {
+	p.t.Helper()
+	p.id, p.token = id, token
+	p.begin(socketTarget(id, token)).want(`{"type":"OPEN"}`)
+	return p
+}
+
+// bare returns the connection, without a deadline, for a test that reads bytes.
+func (p *rawPeer) bare() net.Conn {
+	p.conn.SetDeadline(time.Time{})
+	return p.conn
+}
+
+// deaf drops what comes from now on, and answers nothing.
+func (p *rawPeer) deaf() *rawPeer {
+	go func() {
+		for {
+			if _, _, err := p.read(); err != nil {
+				return
+			}
+		}
+	}()
 	return p
 }
 
@@ -136,11 +181,12 @@ func (p *rawPeer) open(id string) *rawPeer {
 }
 
 // upgrade makes the handshake and reads its answer.
-func (p *rawPeer) upgrade(id string) {
+func (p *rawPeer) upgrade(id string) *rawPeer {
 	p.t.Helper()
 	res := p.handshake(id)
 	require.Equal(p.t, http.StatusSwitchingProtocols, res.StatusCode)
 	require.Equal(p.t, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", res.Header.Get("Sec-WebSocket-Accept"))
+	return p
 }
 
 // handshake is upgrade with any answer. Every connection has a token of its own.
@@ -284,40 +330,6 @@ func (p *rawPeer) reset() {
 	p.conn.Close()
 }
 
-// wait waits until at least n lines have come.
-func (r *record) wait(t testing.TB, n int) {
-	t.Helper()
-	deadline := time.After(waitLimit)
-	for {
-		r.mu.Lock()
-		lines, change := len(r.lines), r.change
-		r.mu.Unlock()
-		if lines >= n {
-			return
-		}
-		select {
-		case <-change:
-		case <-deadline:
-			require.GreaterOrEqual(t, len(r.all()), n, "%q", r.all())
-		}
-	}
-}
-
-// last waits until n lines have come and returns the last one of them.
-func (r *record) last(t testing.TB, n int) string {
-	t.Helper()
-	r.wait(t, n)
-	return r.all()[n-1]
-}
-
-// bystanders are two peers who must not notice what others do to the server.
-type bystanders struct{ a, b *testPeer }
-
-func (r *rig) bystanders() bystanders {
-	r.t.Helper()
-	return bystanders{r.connect("alice"), r.connect("bob")}
-}
-
 // victims is a rig with two bystanders and a client that is up to something, all
 // of whom have had their OnConnection: the first three lines of the record.
 func victims(t *testing.T, opts Options) (r *rig, rec *record, by bystanders, mallory *rawPeer) {
@@ -325,24 +337,15 @@ func victims(t *testing.T, opts Options) (r *rig, rec *record, by bystanders, ma
 	r = newRig(t, opts)
 	rec = watch(r.srv)
 	by = r.bystanders()
-	mallory = r.rawConnect("mallory")
+	mallory = r.rawOpen().open("mallory")
 	rec.wait(t, 3)
 	return r, rec, by, mallory
-}
-
-// talk wants both to have heard nothing so far, and to hear each other.
-func (s bystanders) talk() {
-	s.a.t.Helper()
-	s.a.offer("bob", `"to bob"`)
-	s.b.wantOffer("alice", `"to bob"`)
-	s.b.offer("alice", `"to alice"`)
-	s.a.wantOffer("bob", `"to alice"`)
 }
 
 func TestARawPeerSpeaksTheProtocol(t *testing.T) {
 	r := newRig(t, Options{})
 	by := r.bystanders()
-	p := r.rawConnect("raw")
+	p := r.rawOpen().open("raw")
 	long := `"` + strings.Repeat("x", 300) + `"`
 	p.text(`{"type":"OFFER","dst":"alice","payload":` + long + `}`)
 	by.a.wantOffer("raw", long)
@@ -355,4 +358,47 @@ func TestARawPeerSpeaksTheProtocol(t *testing.T) {
 	p.write(rawCloseFrame(3333, "bye"))
 	p.wantClose(3333)
 	by.talk()
+}
+
+// wantTurnedAway wants a message for people of this type, to the byte, then the
+// close frame, then the end of the stream in good order: a reset could have cost
+// a client what came before.
+func (p *rawPeer) wantTurnedAway(t MessageType, msg string) {
+	p.t.Helper()
+	p.want(fmt.Sprintf(`{"type":%q,"payload":{"msg":%q}}`, t, msg))
+	first, payload := p.next()
+	require.Equal(p.t, byte(rawFin|rawClose), first)
+	require.GreaterOrEqual(p.t, len(payload), 2)
+	require.EqualValues(p.t, 1008, binary.BigEndian.Uint16(payload))
+	p.answerClose()
+	_, err := p.br.ReadByte()
+	require.Equal(p.t, io.EOF, err, "the end of the stream")
+	p.conn.Close()
+}
+
+// pings counts the pings that come until the stream ends. With answer, each gets
+// its pong.
+func (p *rawPeer) pings(answer bool) (count func() int) {
+	pings := make(chan int, 1)
+	pings <- 0
+	go func() {
+		for {
+			first, payload, err := p.read()
+			switch {
+			case errors.Is(err, os.ErrDeadlineExceeded):
+			case err != nil:
+				return
+			case first == rawFin|rawPing:
+				pings <- <-pings + 1
+				if answer {
+					p.tryWrite(rawFrame(rawFin|rawPong, string(payload)))
+				}
+			}
+		}
+	}()
+	return func() int {
+		n := <-pings
+		pings <- n
+		return n
+	}
 }

@@ -32,7 +32,7 @@ func newPile(t *testing.T, opts Options, stuck int, each ...int) *pile {
 		p.senders = append(p.senders, p.connect(fmt.Sprint("sender", i)))
 	}
 	for i := range stuck {
-		p.stuck = append(p.stuck, p.rawSilent(stuckID(i)))
+		p.stuck = append(p.stuck, p.rawOpen(smallReads).upgrade(stuckID(i)))
 	}
 	synctest.Wait()
 	for i, n := range each {
@@ -175,7 +175,7 @@ func TestWhatComesBackObeysTheBoundOnBytesOfADestination(t *testing.T) {
 			p := &pile{rig: r, senders: []*testPeer{r.connect("sender0"), r.connect("sender1")}}
 			p.stuck = []*rawPeer{nil} // it comes later
 			p.candidates(0, 0, 10)
-			p.stuck[0] = p.rawSilent(stuckID(0))
+			p.stuck[0] = p.rawOpen(smallReads).upgrade(stuckID(0))
 			synctest.Wait()
 			p.candidates(1, 0, 10)
 			p.die()

@@ -1,4 +1,4 @@
-//lint:file-ignore SA1019 See client.go.
+//lint:file-ignore SA1019 See upgrade.go.
 
 package peer
 
@@ -6,40 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"nhooyr.io/websocket"
 )
-
-func (p *testPeer) join(room string) {
-	p.t.Helper()
-	p.send(fmt.Sprintf(`{"type":"ROOM-JOIN","payload":{"room":%q}}`, room))
-}
-
-func (p *testPeer) wantMembers(room string, ids ...string) {
-	p.t.Helper()
-	p.want(fmt.Sprintf(`{"type":"ROOM-MEMBERS","payload":{"room":%q,"members":["%s"]}}`, room, strings.Join(ids, `","`)))
-}
-
-func (p *testPeer) wantJoined(room, id string) {
-	p.t.Helper()
-	p.want(fmt.Sprintf(`{"type":"ROOM-JOINED","payload":{"room":%q,"id":%q}}`, room, id))
-}
-
-func (p *testPeer) wantLeft(room, id, reason string) {
-	p.t.Helper()
-	p.want(fmt.Sprintf(`{"type":"ROOM-LEFT","payload":{"room":%q,"id":%q,"reason":%q}}`, room, id, reason))
-}
-
-func (p *testPeer) wantNotLetIn(room, msg string) {
-	p.t.Helper()
-	p.want(fmt.Sprintf(`{"type":"ROOM-REFUSED","payload":{"room":%q,"msg":%q}}`, room, msg))
-}
-
-func anyRoom(*Client, string, json.RawMessage) error { return nil }
 
 func TestMembersLearnWhoComesAndWhoGoes(t *testing.T) {
 	ends := map[string]struct {
@@ -246,7 +222,7 @@ func TestAJoinThatOverflowsTheOutboxIsNoErrorOfTheHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newBubbleRig(t, Options{AllowJoin: anyRoom, MaxOutboxMessages: 1})
 		rec := watch(r.srv)
-		mallory := r.rawConnect("mallory") // reads OPEN, and then nothing: a pipe has no buffer
+		mallory := r.rawOpen().open("mallory") // reads OPEN, and then nothing: a pipe has no buffer
 		for i := range 3 {
 			mallory.tryWrite(rawTextFrame(fmt.Sprintf(`{"type":"ROOM-JOIN","payload":{"room":"%d"}}`, i)))
 			synctest.Wait()
@@ -309,5 +285,65 @@ func TestAClientHasLeftItsRoomsWhenTheHostIsTold(t *testing.T) {
 				watcher.wantLeft("x", "a", name)
 			})
 		})
+	}
+}
+
+// A member whose id changes hands by its own token misses nothing that the room is told.
+func TestABroadcastDuringATakeoverReachesTheMember(t *testing.T) {
+	srv := NewServer(Options{MaxOutboxMessages: -1, MaxOutboxBytes: -1})
+	srv.OnConnection(func(c *Client) {})
+	r := serveRig(t, srv, nil)
+	p := r.connect("a")
+	require.NoError(t, srv.Realm().Join("room", srv.Realm().Client("a")))
+	p.next()
+	var mu sync.Mutex
+	got := map[string]int{}
+	var readers sync.WaitGroup
+	collect := func(p *testPeer) {
+		for f := range p.frames {
+			mu.Lock()
+			got[f]++
+			mu.Unlock()
+		}
+	}
+	first := p
+	readers.Go(func() { collect(first) })
+	stop := make(chan struct{})
+	sent := 0
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			n, err := srv.Realm().Broadcast("room", Message{Type: "N", Payload: fmt.Append(nil, sent)})
+			assert.NoError(t, err)
+			assert.Equal(t, 1, n)
+			if sent++; sent%50 == 0 {
+				runtime.Gosched()
+			}
+		}
+	})
+	for range 60 {
+		p := r.dial("a", "token-of-a")
+		readers.Go(func() { collect(p) })
+	}
+	close(stop)
+	wg.Wait()
+	waitFor(t, func() bool {
+		c := srv.Realm().Client("a")
+		if c == nil {
+			return false
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.stage == online && c.writer == idle && len(c.outbox.parcels) == 0
+	})
+	closeServer(t, srv)
+	readers.Wait()
+	for n := range sent {
+		require.Equal(t, 1, got[fmt.Sprintf(`{"type":"N","payload":%d}`, n)], "message %d of %d", n, sent)
 	}
 }

@@ -32,7 +32,7 @@ func TestTheHostIsToldOfJoinsAndLeaves(t *testing.T) {
 			r := newRig(t, Options{AllowJoin: anyRoom})
 			rec := watchRooms(r.srv)
 			realm := r.srv.Realm()
-			a := r.rawConnect("a")
+			a := r.rawOpen().open("a")
 			a.text(`{"type":"ROOM-JOIN","payload":{"room":"x"}}`)
 			rec.want(t, "+a", ">x a")
 			// While the client is silent, the host's own joins are told at once.
@@ -71,7 +71,7 @@ func TestAReaderMayBeWokenAnywhere(t *testing.T) {
 			t.Run(kind+", "+name, func(t *testing.T) {
 				r := newRig(t, Options{})
 				rec := watchRooms(r.srv)
-				a, bob := r.rawConnect("a"), r.connect("bob")
+				a, bob := r.rawOpen().open("a"), r.connect("bob")
 				rec.wait(t, 2)
 				c, sent := r.srv.Realm().Client("a"), 0
 				want := rec.all()
@@ -110,7 +110,7 @@ func TestAJoinInsideAnEventIsToldBehindIt(t *testing.T) {
 		srv.OnLeave(func(room string, c *Client, why DisconnectReason) { rec.add("<" + room) })
 		srv.OnDisconnect(func(c *Client, why DisconnectReason) { in("disconnect", c) })
 		r := serveBubbleRig(t, srv, nil)
-		a := r.rawDialed("a")
+		a := r.rawOpen().upgrade("a").deaf()
 		time.Sleep(2 * time.Second)
 		a.text(`{"type":"HEARTBEAT"}`)
 		time.Sleep(2 * time.Second)
@@ -119,20 +119,6 @@ func TestAJoinInsideAnEventIsToldBehindIt(t *testing.T) {
 		rec.want(t, "connection", "/connection", ">connection", "message", "/message", ">message",
 			"<connection", "<message", "disconnect", "/disconnect")
 	})
-}
-
-// rawDialed connects an id by hand and drops what it is sent.
-func (r *rig) rawDialed(id string) *rawPeer {
-	p := r.rawOpen()
-	p.upgrade(id)
-	go func() {
-		for {
-			if _, _, err := p.read(); err != nil {
-				return
-			}
-		}
-	}()
-	return p
 }
 
 func TestATakeoverThatMembersAreNotToldOfIsNotToldTheHost(t *testing.T) {
@@ -236,7 +222,7 @@ func TestEventsOfRoomsKeepTheirPlace(t *testing.T) {
 				}
 				continue
 			}
-			p := r.rawDialed(id)
+			p := r.rawOpen().upgrade(id).deaf()
 			for range n % 7 {
 				p.tryWrite(rawTextFrame(`{"type":"ROOM-JOIN","payload":{"room":"` + room + `"}}`))
 				p.tryWrite(rawTextFrame(`{"type":"OFFER","dst":"nobody"}`))

@@ -29,7 +29,7 @@ func floodInABubble(t *testing.T, opts Options, each int) (r *rig, senders []*te
 	opts.WriteTimeout = -1
 	r = newBubbleRig(t, opts)
 	rec := watch(r.srv)
-	stuck := r.rawSilent("stuck")
+	stuck := r.rawOpen(smallReads).upgrade("stuck")
 	rec.wait(t, 1)
 	for i := range flooders {
 		senders = append(senders, r.connect(fmt.Sprint("sender", i)))
@@ -178,7 +178,7 @@ type flood struct {
 func (r *rig) flood(n int, dst string, rate int) *flood {
 	f := new(flood)
 	for i := range n {
-		f.senders = append(f.senders, r.rawConnect(fmt.Sprint("flooder", i)))
+		f.senders = append(f.senders, r.rawOpen().open(fmt.Sprint("flooder", i)))
 	}
 	text, _ := offerOfSize(dst, 2<<10)
 	frame := rawTextFrame(text)
@@ -216,7 +216,7 @@ func TestAFloodedClientThatDoesNotReadIsClosedAlone(t *testing.T) {
 	r := newRig(t, Options{MaxOutboxMessages: messages, MaxOutboxBytes: bytes, MaxHeldBytes: bytes})
 	rec := watch(r.srv)
 	by := r.bystanders()
-	r.rawSilent("stuck")
+	r.rawOpen(smallReads).upgrade("stuck")
 	rec.wait(t, 3)
 	stuck := r.srv.Realm().Client("stuck")
 	stuck.socket.conn.(*net.TCPConn).SetWriteBuffer(16 << 10) // else the system takes megabytes
@@ -290,7 +290,7 @@ func BenchmarkBystandersOfAFloodedClient(b *testing.B) {
 		for {
 			select {
 			case <-again:
-				r.rawSilent("stuck")
+				r.rawOpen(smallReads).upgrade("stuck")
 			case <-stopped:
 				return
 			}

@@ -25,7 +25,7 @@ func countersWith[K comparable](all, some map[K]uint64) map[K]uint64 {
 
 func TestBytesAreCountedAsTheyPass(t *testing.T) {
 	r := newRig(t, Options{})
-	a, b := r.rawConnect("a"), r.rawConnect("b")
+	a, b := r.rawOpen().open("a"), r.rawOpen().open("b")
 	fromA, payload := offerOfSize("b", 100_000)
 	for _, size := range []int{60, 125, 126, 4096, 65535, 65536, 100_000} {
 		fromA, payload = offerOfSize("b", size)
@@ -62,7 +62,7 @@ func TestBytesAreCountedAsTheyPass(t *testing.T) {
 // A message that is refused from its header is not read, and so not counted.
 func TestBytesOfARefusedMessageAreNotCounted(t *testing.T) {
 	r := newRig(t, Options{MaxMessageSize: 1000})
-	p := r.rawConnect("a")
+	p := r.rawOpen().open("a")
 	p.write(rawFrame(rawText, strings.Repeat("x", 1001)))
 	p.wantClose(1009)
 	p.conn.Close()
@@ -141,14 +141,14 @@ func TestEveryFateOfAMessageIsCounted(t *testing.T) {
 
 		// What a client that does not read has in its outbox goes on to its successors,
 		// or waits, or comes to nothing.
-		stuck := r.rawSilent("stuck")
+		stuck := r.rawOpen(smallReads).upgrade("stuck")
 		synctest.Wait()
 		send(a, 3, `{"type":"OFFER","dst":"stuck"}`)
 		send(a, 1, `{"type":"LEAVE","dst":"stuck"}`)
 		want.Relayed += 4
 		require.NoError(t, srv.Realm().Client("stuck").Send(Message{Type: "APP"})) // for no other device
 		drops["absent"]++
-		successor := r.rawSilent("stuck")
+		successor := r.rawOpen(smallReads).upgrade("stuck")
 		synctest.Wait()
 		want.Returned += 4
 		stuck.conn.Close()
@@ -176,12 +176,6 @@ func TestEveryFateOfAMessageIsCounted(t *testing.T) {
 		want.MaxHeldBytes, want.MaxPartialBytes = st.MaxHeldBytes, st.MaxPartialBytes
 		require.Equal(t, want, st)
 	})
-}
-
-// wantOfferFrom wants an OFFER without payload.
-func (p *testPeer) wantOfferFrom(src string) {
-	p.t.Helper()
-	p.want(fmt.Sprintf(`{"type":"OFFER","src":%q,"dst":%q}`, src, p.id))
 }
 
 func TestEveryRefusalIsCountedByItsCause(t *testing.T) {
@@ -259,7 +253,7 @@ func TestEveryDisconnectIsCountedByItsReason(t *testing.T) {
 		want := make(map[DisconnectReason]uint64)
 		ends := func(why DisconnectReason, n int, id string, how func(p *rawPeer)) {
 			for range n {
-				p := r.rawConnect(id)
+				p := r.rawOpen().open(id)
 				how(p)
 				p.skipToEnd()
 				p.conn.Close()
@@ -283,7 +277,7 @@ func TestEveryDisconnectIsCountedByItsReason(t *testing.T) {
 		ends(ReasonProtocolError, 9, "a", writing(rawFrame(rawFin|0x70, "")))
 		ends(ReasonPanic, 10, "a", writing(rawTextFrame(`{"type":"PANIC"}`)))
 
-		replaced := r.rawConnect("replaced")
+		replaced := r.rawOpen().open("replaced")
 		again := r.rawOpen()
 		again.write([]byte(handshakeFor(socketTarget("replaced", replaced.token))))
 		again.response()
@@ -291,14 +285,14 @@ func TestEveryDisconnectIsCountedByItsReason(t *testing.T) {
 		replaced.wantClose(CloseReplaced)
 		want[ReasonReplaced]++
 
-		overridden := r.rawConnect("overridden")
-		other := r.rawConnect("overridden")
+		overridden := r.rawOpen().open("overridden")
+		other := r.rawOpen().open("overridden")
 		require.Equal(t, CloseOverridden, overridden.skipToEnd())
 		want[ReasonOverridden]++
 
-		dead := r.rawConnect("dead")
+		dead := r.rawOpen().open("dead")
 		time.Sleep(DefaultProbeAfter + time.Second)
-		heir := r.rawConnect("dead")
+		heir := r.rawOpen().open("dead")
 		dead.skipToEnd()
 		want[ReasonUnresponsive]++
 

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,7 +63,7 @@ func TestAWriteUnderWayOverTLSIsFinished(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newTLSBubbleRig(t, config, Options{AllowOverride: OverrideAlways})
-				p := r.rawConnect("a")
+				p := r.rawOpen().open("a")
 				require.NoError(t, r.srv.Realm().Send("a", Message{Type: "APP", Payload: quoted(longText)}))
 				synctest.Wait() // the server is in the middle of the message
 				var ending sync.WaitGroup
@@ -86,7 +88,7 @@ func TestAStuckTLSClientIsNotWaitedFor(t *testing.T) {
 	config := testCertificate()
 	synctest.Test(t, func(t *testing.T) {
 		r := newTLSBubbleRig(t, config, Options{})
-		sender, p := r.connect("b"), r.rawConnect("a")
+		sender, p := r.connect("b"), r.rawOpen().open("a")
 		sender.offer("a", string(quoted(longText)))
 		sender.offer("b", `"done"`)
 		sender.wantOffer("b", `"done"`)
@@ -106,7 +108,7 @@ func TestANewcomerDoesNotWaitForAStuckTLSClient(t *testing.T) {
 	config := testCertificate()
 	synctest.Test(t, func(t *testing.T) {
 		r := newTLSBubbleRig(t, config, Options{})
-		p := r.rawConnect("a")
+		p := r.rawOpen().open("a")
 		require.NoError(t, r.srv.Realm().Send("a", Message{Type: "APP", Payload: quoted(longText)}))
 		synctest.Wait()
 		start := time.Now()
@@ -124,7 +126,7 @@ func TestAStuckTLSClientDoesNotHoldUpTheEnd(t *testing.T) {
 	config := testCertificate()
 	synctest.Test(t, func(t *testing.T) {
 		r := newTLSBubbleRig(t, config, Options{})
-		p := r.rawConnect("a")
+		p := r.rawOpen().open("a")
 		start := time.Now()
 		done := make(chan struct{})
 		go func() {
@@ -146,7 +148,7 @@ func TestWhatComesDuringAnOverrideIsBounded(t *testing.T) {
 	config := testCertificate()
 	synctest.Test(t, func(t *testing.T) {
 		r := newTLSBubbleRig(t, config, Options{AllowOverride: OverrideAlways, MaxOutboxMessages: limit})
-		sender, p := r.connect("sender"), r.rawConnect("a")
+		sender, p := r.connect("sender"), r.rawOpen().open("a")
 		sender.offer("a", string(quoted(longText))) // of which p reads nothing
 		synctest.Wait()
 		old := r.srv.Realm().Client("a")
@@ -177,7 +179,7 @@ func TestAClientOverTLSIsLeftToHangUp(t *testing.T) {
 	config := testCertificate()
 	synctest.Test(t, func(t *testing.T) {
 		r := newTLSBubbleRig(t, config, Options{})
-		p := r.rawConnect("a")
+		p := r.rawOpen().open("a")
 		p.write(rawCloseFrame(1000, ""))
 		first, _ := p.next()
 		require.Equal(t, byte(rawFin|rawClose), first)
@@ -199,7 +201,7 @@ func TestALongMessageMayCrossTheEndOfItsConnection(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t)
-				p := r.rawConnect("a")
+				p := r.rawOpen().open("a")
 				start := time.Now()
 				go r.srv.Realm().RemoveClient("a")
 				first, _ := p.next()
@@ -224,7 +226,7 @@ func TestAPingBeforeTheCloseFrameIsAnswered(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newTLSBubbleRig(t, config, Options{})
 			for range 10 {
-				p := r.rawConnect("a")
+				p := r.rawOpen().open("a")
 				var frames []byte
 				for i := range pings {
 					frames = append(frames, rawFrame(rawFin|rawPing, fmt.Sprint(i))...)
@@ -250,7 +252,7 @@ func TestAPongUnderWayOverTLSIsFinished(t *testing.T) {
 	config := testCertificate()
 	synctest.Test(t, func(t *testing.T) {
 		r := newTLSBubbleRig(t, config, Options{})
-		p := r.rawConnect("a")
+		p := r.rawOpen().open("a")
 		for _, payload := range []string{"0", "1"} {
 			p.write(rawFrame(rawFin|rawPing, payload))
 			synctest.Wait()
@@ -316,7 +318,7 @@ func TestAStreamOverTLSSaysThatItEnds(t *testing.T) {
 					below.Conn, err = dial(ctx, network, addr)
 					return tls.Client(below, &tls.Config{InsecureSkipVerify: true}), err // it is this process
 				}
-				p := r.rawConnect("a")
+				p := r.rawOpen().open("a")
 				c.end(r, p)
 				first, _ := p.next()
 				require.EqualValues(t, rawFin|rawClose, first)
@@ -335,4 +337,46 @@ func TestAStreamOverTLSSaysThatItEnds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// closeCounter is a wrapper of the host's around TLS that notices its end.
+type closeCounter struct {
+	*tls.Conn
+	closed func()
+}
+
+func (c closeCounter) Close() error { c.closed(); return c.Conn.Close() }
+
+type countingListener struct {
+	net.Listener
+	open *atomic.Int64
+}
+
+func (l countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.open.Add(1)
+	var once sync.Once
+	return closeCounter{c.(*tls.Conn), func() { once.Do(func() { l.open.Add(-1) }) }}, nil
+}
+
+func TestAWrapperOfTLSIsClosed(t *testing.T) {
+	srv := NewServer(Options{})
+	var open atomic.Int64
+	base, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	hs := &http.Server{Handler: srv}
+	go hs.Serve(countingListener{tls.NewListener(base, testCertificate()), &open})
+	defer hs.Close()
+	r := &rig{t: t, srv: srv, url: "http://" + base.Addr().String()}
+	r.dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		d := &tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
+		return d.DialContext(ctx, network, addr)
+	}
+	r.rawOpen().open("a").conn.Close()
+	waitFor(t, func() bool { return srv.Realm().Len() == 0 })
+	require.NoError(t, srv.Close())
+	require.Zero(t, open.Load())
 }

@@ -51,7 +51,7 @@ func TestAnIDIsFreeOnceItsHolderHasLeft(t *testing.T) {
 				r := newRig(t, Options{ConcurrentLimit: -1})
 				for i := range tries {
 					id := fmt.Sprint("peer", i)
-					a := r.rawConnect(id)
+					a := r.rawOpen().open(id)
 					leave(a)
 					r.dial(id, "another token").wantOpen()
 					a.conn.Close()
@@ -70,7 +70,7 @@ func TestTheLimitHasRoomOnceAClientHasLeft(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, opts)
 			for i := range 3 {
-				a, b, c := r.rawConnect("a"), r.rawConnect("b"), r.rawConnect("c")
+				a, b, c := r.rawOpen().open("a"), r.rawOpen().open("b"), r.rawOpen().open("c")
 				for _, p := range []*rawPeer{a, b, c} {
 					p.write(rawCloseFrame(1000, ""))
 				}
@@ -125,7 +125,7 @@ func TestAHolderInAFunctionOfTheHost(t *testing.T) {
 					<-goOn
 				}
 			})
-			p := r.rawConnect("a")
+			p := r.rawOpen().open("a")
 			p.text(`{"type":"HOLD"}`)
 			<-inside
 			holder := r.srv.Realm().Client("a")
@@ -149,7 +149,7 @@ func TestAHolderInAFunctionOfTheHost(t *testing.T) {
 func TestAHolderWhoseSocketCannotBeLookedInto(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newBubbleRig(t, Options{})
-		p := r.rawConnect("a")
+		p := r.rawOpen().open("a")
 		start := time.Now()
 		r.dial("a", "another token").wantRefused(TypeIDTaken, isTaken)
 		require.Equal(t, blindTimeout, time.Since(start))

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -13,18 +12,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 )
-
-// The tests of this file are about a socket that no client reads: before its handshake is over,
-// and after its client has ended.
-
-// inBubble runs a test with each kind of connection that works in a bubble.
-func inBubble(t *testing.T, test func(t *testing.T, kind string)) {
-	for _, kind := range []string{"pipe", "TLS"} {
-		t.Run(kind, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { test(t, kind) })
-		})
-	}
-}
 
 func never(t *testing.T) func() { return func() { t.Error("nobody has gone") } }
 
@@ -158,43 +145,6 @@ func TestAWatchIsStoppedThoughADeadlineIsForgotten(t *testing.T) {
 		w.write(rawTextFrame("hello"))
 		w.want(opText, "hello")
 	})
-}
-
-// awaiting runs awaitClose, and returns a channel that is closed when it returns.
-func (w *wire) awaiting() <-chan struct{} {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		w.awaitClose()
-	}()
-	return done
-}
-
-// wantAwaiting wants a channel of awaiting not to be closed when nothing else happens.
-func wantAwaiting(t *testing.T, done <-chan struct{}) {
-	t.Helper()
-	synctest.Wait()
-	select {
-	case <-done:
-		t.Fatal("it has not waited for the close frame")
-	default:
-	}
-}
-
-// stopInside lets a reader read a part of a stream, and stops it there.
-func (w *wire) stopInside(part []byte) {
-	w.t.Helper()
-	w.read()
-	if len(part) > 0 {
-		w.push(part)
-	}
-	synctest.Wait()
-	require.NoError(w.t, w.conn.SetReadDeadline(past))
-	for len(w.got) > 0 {
-		<-w.got
-	}
-	require.ErrorIs(w.t, w.wantEnd(), os.ErrDeadlineExceeded)
-	require.NoError(w.t, w.conn.SetReadDeadline(time.Time{}))
 }
 
 func TestWhateverComesBeforeTheCloseFrameIsPassedOver(t *testing.T) {

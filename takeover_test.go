@@ -1,32 +1,14 @@
 package peer
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
-
-// wantOverridden wants what the loser of an id reads: the message, then the
-// close.
-func (p *testPeer) wantOverridden() {
-	p.t.Helper()
-	var m struct {
-		Type    string
-		Payload struct{ Msg string }
-	}
-	f := p.next()
-	require.NoError(p.t, json.Unmarshal([]byte(f), &m), f)
-	require.Equal(p.t, "OVERRIDE_CONNECTION", m.Type)
-	require.NotEmpty(p.t, m.Payload.Msg)
-	require.Equal(p.t, fmt.Sprintf(`{"type":"OVERRIDE_CONNECTION","payload":{"msg":%q}}`, m.Payload.Msg), f)
-	require.Equal(p.t, CloseOverridden, p.wantEnd())
-}
 
 func TestNobodyIsOverriddenByDefault(t *testing.T) {
 	r := newRig(t, Options{})
@@ -84,11 +66,6 @@ func byUser(decide func(old, new *Client) bool) Options {
 			return r.Header.Get("X-User"), nil
 		},
 	}
-}
-
-func (r *rig) dialAs(user, id, token string) *testPeer {
-	r.t.Helper()
-	return r.dialURL(r.socketURL("/", id, token), http.Header{"X-User": {user}})
 }
 
 func TestOverrideByUser(t *testing.T) {
@@ -293,92 +270,60 @@ func TestEventsOfAnOverrideInOrder(t *testing.T) {
 	two.wantOffer("a", `1`)
 }
 
-// A device is an application that reconnects by itself: it dials again, with its
-// own token, whenever its socket has ended.
-type device struct {
-	opened, refused atomic.Int64
-	stop, stopped   chan struct{}
-}
-
-func (r *rig) device(token string, pause time.Duration) *device {
-	d := &device{stop: make(chan struct{}), stopped: make(chan struct{})}
-	go func() {
-		defer close(d.stopped)
-		for {
-			if p, _, err := r.tryDial(r.socketURL("/", "a", token), nil); err == nil {
-				switch <-p.frames {
-				case `{"type":"OPEN"}`:
-					d.opened.Add(1)
-				case `{"type":"ID-TAKEN","payload":{"msg":"ID is taken"}}`:
-					d.refused.Add(1)
-				}
-				select {
-				case <-p.ended:
-				case <-d.stop:
-					p.close()
-				}
-			}
-			select {
-			case <-time.After(pause):
-			case <-d.stop:
-				return
-			}
-		}
-	}()
-	return d
-}
-
-func (d *device) end() {
-	close(d.stop)
-	<-d.stopped
-}
-
-func TestTwoDevicesThatReconnectSettle(t *testing.T) {
-	for _, pause := range []time.Duration{blindTimeout, time.Second} {
-		synctest.Test(t, func(t *testing.T) {
-			r := newBubbleRig(t, Options{AllowOverride: OverrideAlways})
-			phone := r.device("phone", pause)
-			synctest.Wait()
-			laptop := r.device("laptop", pause)
-			time.Sleep(100*pause + pause/2)
-			require.EqualValues(t, 1, phone.opened.Load())
-			require.EqualValues(t, 1, laptop.opened.Load())
-			require.GreaterOrEqual(t, phone.refused.Load(), int64(100*pause/(pause+blindTimeout)))
-			require.Zero(t, laptop.refused.Load())
-
-			laptop.end()
-			time.Sleep(2 * pause)
-			require.EqualValues(t, 2, phone.opened.Load(), "it gets the id when the other one leaves")
-			phone.end()
-		})
+func TestATakenIDIsRefused(t *testing.T) {
+	r := newRig(t, Options{})
+	holder := r.connect("a")
+	for _, behind := range [][]byte{nil, chatter()} {
+		r.rawOpen(smallWrites).begin(r.socketURL("/", "a", "another"), behind).wantTurnedAway(TypeIDTaken, isTaken)
 	}
+	r.connect("A").close() // ids are exact
+	holder.offer("a", `1`)
+	holder.wantOffer("a", `1`)
 }
 
-func TestManyDevicesThatReconnectSettle(t *testing.T) {
-	const devices, refusals = 5, 300
-	r := newRig(t, Options{AllowOverride: OverrideAlways})
+func TestAPeerTakesItsIDOver(t *testing.T) {
+	r := newRig(t, Options{AllowOverride: func(_, _ *Client) bool { t.Error("asked"); return false }})
 	rec := watch(r.srv)
-	var all []*device
-	for i := range devices {
-		all = append(all, r.device(fmt.Sprint("device", i), 0))
-	}
-	sum := func() (opened, refused int64, each bool) {
-		each = true
-		for _, d := range all {
-			opened += d.opened.Load()
-			refused += d.refused.Load()
-			each = each && d.opened.Load() > 0
+	first := r.connect("a")
+	c1 := r.srv.Realm().Client("a")
+	second := r.connect("a")
+	require.Equal(t, CloseReplaced, first.wantEnd())
+	require.EqualValues(t, 4002, CloseReplaced)
+	rec.want(t, "+a", "-a replaced by its own token", "+a")
+	c2 := r.srv.Realm().Client("a")
+	require.True(t, c2 != c1) // require.Same would print them, and race
+	require.True(t, c2.Successor() == nil)
+	require.Equal(t, ReasonReplaced, c1.Reason())
+
+	b := r.connect("b")
+	wantIntroduced(b, second)
+	require.Equal(t, []string{"a", "b"}, r.srv.Realm().ClientIDs())
+}
+
+// Whatever the order in which an old connection and its successor get to run,
+// the old one's OnDisconnect sees who has the id.
+func TestOnDisconnectSeesTheSuccessor(t *testing.T) {
+	const peers, rounds = 16, 60
+	r := newRig(t, Options{})
+	var successors sync.Map // id -> chan *Client
+	r.srv.OnDisconnect(func(c *Client, why DisconnectReason) {
+		if ch, ok := successors.Load(c.ID()); ok && why == ReasonReplaced {
+			ch.(chan *Client) <- c.Successor()
 		}
-		return opened, refused, each
-	}
-	waitFor(t, func() bool { _, refused, each := sum(); return each && refused >= refusals })
-	opened, refused, _ := sum()
-	// Each overrides once, and may slip in once more while another is being ended.
-	require.LessOrEqual(t, opened, int64(2*devices), "%v", rec.all())
-	waitFor(t, func() bool { _, now, _ := sum(); return now >= refused+refusals })
-	later, _, _ := sum()
-	require.Equal(t, opened, later, "they still fight")
-	for _, d := range all {
-		d.end()
-	}
+	})
+	t.Run("all at once", func(t *testing.T) {
+		for i := range peers {
+			t.Run("", func(t *testing.T) {
+				t.Parallel()
+				id, seen := fmt.Sprint("peer", i), make(chan *Client, rounds)
+				successors.Store(id, seen)
+				r := r.in(t)
+				r.connect(id)
+				for range rounds {
+					r.connect(id)
+					require.True(t, <-seen == r.srv.Realm().Client(id))
+				}
+			})
+		}
+	})
 }

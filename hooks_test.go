@@ -1,9 +1,8 @@
-//lint:file-ignore SA1019 See client.go.
+//lint:file-ignore SA1019 See upgrade.go.
 
 package peer
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -352,52 +351,6 @@ func TestAHookMayCallBack(t *testing.T) {
 	}
 }
 
-func TestTheServerMayBeClosedFromInsideAnyHook(t *testing.T) {
-	for name, end := range map[string]func(srv *Server) error{
-		"Close":    (*Server).Close,
-		"Shutdown": func(srv *Server) error { return srv.Shutdown(context.Background()) },
-		"Close, twice": func(srv *Server) error {
-			srv.Close()
-			return srv.Close()
-		},
-	} {
-		for _, h := range hooks {
-			t.Run(name+", "+string(h), func(t *testing.T) {
-				var err error
-				hr := newHookRig(t, h, Options{}, func(srv *Server, c *Client) { err = end(srv) })
-				hr.provoke()
-				require.ErrorIs(t, err, ErrInEvent)
-				require.NoError(t, hr.srv.Close())
-				require.Equal(t, 1001, hr.by.a.wantEnd())
-				require.Equal(t, 1001, hr.by.b.wantEnd())
-				hr.settle(t)
-			})
-		}
-	}
-}
-
-// deepDown calls f from the bottom of a deep stack.
-func deepDown(levels int, f func() error) error {
-	if levels == 0 {
-		return f()
-	}
-	return deepDown(levels-1, f)
-}
-
-func TestTheServerMayBeClosedFromDeepInsideAHook(t *testing.T) {
-	srv := NewServer(Options{})
-	result := make(chan error, 1)
-	srv.OnMessage(func(c *Client, m Message) {
-		ctx, cancel := context.WithTimeout(context.Background(), waitLimit/4)
-		defer cancel()
-		result <- deepDown(5000, func() error { return srv.Shutdown(ctx) })
-	})
-	a := serveRig(t, srv, nil).connect("a")
-	a.send(`{"type":"X"}`)
-	require.ErrorIs(t, <-result, ErrInEvent)
-	require.NoError(t, srv.Close())
-}
-
 func TestAHookThatBlocksHoldsUpItsConnectionOnly(t *testing.T) {
 	for _, h := range hooks {
 		t.Run(string(h), func(t *testing.T) {
@@ -461,44 +414,4 @@ func TestAClientIsNotBlamedForAHookThatBlocks(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestANewClientIsNoClientBeforeItsOpen(t *testing.T) {
-	var err error
-	r := newRig(t, Options{AllowOverride: func(old, new *Client) bool {
-		err = new.Send(Message{Type: "HELLO"})
-		return true
-	}})
-	r.connect("a")
-	young := r.dial("a", "another token")
-	young.wantOpen()
-	require.ErrorIs(t, err, ErrNotConnected)
-	require.NoError(t, r.srv.Realm().Send("a", Message{Type: "X"}))
-	young.want(`{"type":"X"}`)
-}
-
-func TestANewClientMayBeClosedBeforeItsOpen(t *testing.T) {
-	srv := NewServer(Options{AllowOverride: func(old, new *Client) bool {
-		new.Close()
-		return true
-	}})
-	rec := watch(srv)
-	r := serveRig(t, srv, nil)
-	r.connect("a")
-	young := r.dial("a", "another token")
-	for young.next() != "" {
-	}
-	r.connect("b")
-	closeServer(t, srv)
-	ups := 0
-	for _, line := range rec.all() {
-		switch line[0] {
-		case '+':
-			ups++
-		case '-':
-			ups--
-		}
-	}
-	require.Zero(t, ups, "%q", rec.all())
-	wantNoGoroutines(t)
 }

@@ -230,7 +230,7 @@ func TestWhatHadNoRoomBeforeOpenComesInOrder(t *testing.T) {
 func TestASuccessorGetsNoPingAndNoPong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newBubbleRig(t, Options{AliveTimeout: 10 * time.Second})
-		p := r.hold("a", "t")
+		p := r.rawOpen(smallWrites).openAs("a", "t")
 		r.sendOwn("a", "FIRST") // p does not read it, so all that follows waits
 		p.write(rawFrame(rawFin|rawPing, "hello"))
 		time.Sleep(6 * time.Second) // the server pings
@@ -239,7 +239,7 @@ func TestASuccessorGetsNoPingAndNoPong(t *testing.T) {
 		c := r.srv.Realm().Client("a")
 		require.Len(t, c.outbox.parcels, 4)
 		require.True(t, c.pinged)
-		next := r.hold("a", "t")
+		next := r.rawOpen(smallWrites).openAs("a", "t")
 		next.want(`{"type":"FIRST"}`)
 		next.want(`{"type":"SECOND"}`)
 		r.sendOwn("a", "THIRD")
@@ -247,4 +247,57 @@ func TestASuccessorGetsNoPingAndNoPong(t *testing.T) {
 		p.conn.Close()
 		next.conn.Close()
 	})
+}
+
+// A message that lies in the client itself moves out when another one comes, also while
+// it is being written.
+func TestAMessageMayMoveWhileItsWriteWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{})
+		p := r.rawOpen().open("a")
+		synctest.Wait()
+		c := r.srv.Realm().Client("a")
+		require.NoError(t, c.Send(Message{Type: "A"}))
+		require.Len(t, c.outbox.parcels, 1)
+		require.NotNil(t, c.outbox.room[0].frame)
+		require.NoError(t, c.Send(Message{Type: "B"}))
+		p.want(`{"type":"A"}`)
+		p.want(`{"type":"B"}`)
+	})
+}
+
+// Neither an idle client holds a message nor one that has ended.
+func TestNobodyHoldsAMessageThatHasGone(t *testing.T) {
+	holdsNone := func(c *Client) {
+		synctest.Wait()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		require.Empty(t, c.outbox.parcels)
+		for _, left := range append(c.outbox.parcels[:cap(c.outbox.parcels)], c.outbox.room[0]) {
+			require.Nil(t, left.frame)
+		}
+	}
+	for _, messages := range []int{1, 2, 4, 20} { // the outbox keeps its room if there were few
+		synctest.Test(t, func(t *testing.T) {
+			r := newBubbleRig(t, Options{})
+			p := r.rawOpen().open("a")
+			c := r.srv.Realm().Client("a")
+			send := func() {
+				for range messages {
+					require.NoError(t, c.Send(Message{Type: "APP"}))
+				}
+			}
+			holdsNone(c)
+			for range 3 {
+				send()
+				for range messages {
+					p.want(`{"type":"APP"}`)
+				}
+				holdsNone(c)
+			}
+			send()
+			p.conn.Close()
+			holdsNone(c)
+		})
+	}
 }

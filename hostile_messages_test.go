@@ -169,7 +169,7 @@ func TestAFloodOfPingsEndsWhoDoesNotReadThePongs(t *testing.T) {
 		r := newBubbleRig(t, Options{MaxOutboxMessages: bound, WriteTimeout: -1})
 		rec := watch(r.srv)
 		by := r.bystanders()
-		p := r.rawSilent("mallory")
+		p := r.rawOpen(smallReads).upgrade("mallory")
 		rec.wait(t, 3)
 		for range bound {
 			p.write(rawFrame(rawFin|rawPing, strings.Repeat("x", 125)))
@@ -211,7 +211,7 @@ func TestAnnouncedBytesCostNothing(t *testing.T) {
 	by := r.bystanders()
 	cost := allocated(func() {
 		for i := range n {
-			p := r.rawConnect(fmt.Sprint("mallory", i))
+			p := r.rawOpen().open(fmt.Sprint("mallory", i))
 			p.write(append(rawHeader(rawFin|rawText, 1<<63-1), offerToBob...))
 		}
 		rec.wait(t, 2+n)

@@ -1,11 +1,8 @@
 package peer
 
 import (
-	"bufio"
 	"context"
-	"fmt"
 	"io"
-	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,106 +10,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bubble runs f in a synctest bubble: time is fake, and every goroutine made in it
-// must end when f has returned. Timers are not looked for.
-func bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	synctest.Test(t, f)
-}
-
-func TestAMessageForAnAbsentPeerExpiresOnceAfterFiveSeconds(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newBubbleRig(t, Options{})
-		a, b := r.connect("a"), r.connect("b")
-		start := time.Now()
-		a.offer("absent", `1`)
-		b.offer("absent", `2`)
-		for range 10 {
-			time.Sleep(100 * time.Millisecond)
-			a.send(`{"type":"CANDIDATE","dst":"absent","payload":{}}`)
-		}
-		a.offer("also absent", `3`)
-		a.wantExpire("absent")
-		require.Equal(t, 5*time.Second, time.Since(start), "all of a pair expire with its first message")
-		b.wantExpire("absent")
-		a.wantExpire("also absent")
-		require.Equal(t, 6*time.Second, time.Since(start))
-		time.Sleep(time.Minute / 2)
-		require.Empty(t, a.frames)
-		require.Empty(t, b.frames)
-		require.Equal(t, uint64(3), r.srv.Stats().Expires)
-	})
-}
-
-func TestAHeldOfferIsDeliveredRightAfterOpen(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newBubbleRig(t, Options{})
-		a, b := r.connect("a"), r.connect("b")
-		a.offer("late", `1`)
-		synctest.Wait() // nothing orders what two clients send
-		b.offer("late", `2`)
-		synctest.Wait()
-		a.send(`{"type":"CANDIDATE","dst":"late","payload":3}`)
-		a.send(`{"type":"LEAVE","dst":"late"}`)
-		time.Sleep(5*time.Second - 1)
-		late := r.connect("late")
-		late.wantOffer("a", `1`)
-		late.wantOffer("b", `2`)
-		late.want(`{"type":"CANDIDATE","src":"a","dst":"late","payload":3}`)
-		time.Sleep(10 * time.Second)
-		require.Empty(t, late.frames, "LEAVE is not held")
-		require.Empty(t, a.frames, "what was delivered does not expire")
-	})
-}
-
-func TestANegativeExpireTimeoutHoldsForEver(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newBubbleRig(t, Options{ExpireTimeout: -1, AliveTimeout: -1})
-		a := r.connect("a")
-		a.offer("late", `1`)
-		time.Sleep(24 * time.Hour)
-		r.connect("late").wantOffer("a", `1`)
-	})
-}
-
-func TestWhatADeadConnectionLeftExpiresAtItsFirstDeadline(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newBubbleRig(t, Options{WriteTimeout: -1})
-		a := r.connect("a")
-		stuck := r.rawDial(t, "stuck") // reads OPEN and then nothing: a pipe has no buffer
-		start := time.Now()
-		a.offer("stuck", `1`)
-		time.Sleep(2 * time.Second)
-		a.offer("stuck", `2`)
-		time.Sleep(2 * time.Second)
-		stuck.Close()
-		a.wantExpire("stuck")
-		require.Equal(t, 5*time.Second, time.Since(start))
-		time.Sleep(10 * time.Second)
-		require.Empty(t, a.frames)
-	})
-}
-
-func TestAClearedQueueIsAnsweredAtOnce(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		r := newBubbleRig(t, Options{})
-		a := r.connect("a")
-		a.offer("absent", `1`)
-		a.offer("absent", `2`)
-		synctest.Wait()
-		require.Equal(t, 2, r.srv.Realm().ClearMessageQueue("absent"))
-		require.Equal(t, 0, r.srv.Realm().ClearMessageQueue("absent"))
-		a.wantExpire("absent")
-		time.Sleep(time.Minute / 2)
-		require.Empty(t, a.frames)
-	})
-}
-
 func TestASilentClientIsPingedThenClosed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newBubbleRig(t, Options{})
 		rec := watch(r.srv)
-		silent := r.rawDial(t, "silent")
+		silent := r.rawOpen().open("silent").bare()
 		start := time.Now()
 		head := make([]byte, 2)
 		_, err := io.ReadFull(silent, head)
@@ -145,7 +47,7 @@ func TestAnythingFromAClientIsASignOfLife(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
 				r := newBubbleRig(t, Options{})
-				p := r.rawDial(t, "p")
+				p := r.rawOpen().open("p").bare()
 				go io.Copy(io.Discard, p)
 				if name == "a fragment" {
 					_, err := p.Write([]byte{0x01, 0x80, 0, 0, 0, 0}) // an empty text frame, not final
@@ -181,7 +83,7 @@ func TestAHiddenTabThatAnswersPingsStays(t *testing.T) {
 func TestANegativeAliveTimeoutNeverCloses(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newBubbleRig(t, Options{AliveTimeout: -1})
-		silent := r.rawDial(t, "silent")
+		silent := r.rawOpen().open("silent").bare()
 		time.Sleep(24 * time.Hour)
 		require.NotNil(t, r.srv.Realm().Client("silent"))
 		silent.Close()
@@ -193,7 +95,7 @@ func TestAClientIsNotBlamedWhileTheHostHoldsItUp(t *testing.T) {
 		srv := NewServer(Options{})
 		srv.OnMessage(func(*Client, Message) { time.Sleep(10 * time.Minute) })
 		r := serveBubbleRig(t, srv, nil)
-		p := r.rawDial(t, "p")
+		p := r.rawOpen().open("p").bare()
 		go io.Copy(io.Discard, p)
 		_, err := p.Write([]byte{0x81, 0x82, 0, 0, 0, 0, '{', '}'})
 		require.NoError(t, err)
@@ -209,7 +111,7 @@ func TestAClientThatTakesNothingIsClosed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newBubbleRig(t, Options{})
 		rec := watch(r.srv)
-		stuck := r.rawDial(t, "stuck")
+		stuck := r.rawOpen().open("stuck").bare()
 		synctest.Wait()
 		a := r.connect("a")
 		a.offer("stuck", `1`)
@@ -240,7 +142,7 @@ func TestADeadClientDelaysCloseByASecondAtMost(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		srv := NewServer(Options{})
 		r := serveBubbleRig(t, srv, nil)
-		dead := r.rawDial(t, "dead")
+		dead := r.rawOpen().open("dead").bare()
 		start := time.Now()
 		require.NoError(t, srv.Close())
 		require.LessOrEqual(t, time.Since(start), farewellTimeout+lingerTimeout)
@@ -262,32 +164,6 @@ func TestTimesAreMonotonic(t *testing.T) {
 	defer sh.mu.Unlock()
 	require.Contains(t, sh.waiting["absent"].soonest().deadline.String(), " m=+")
 	require.Contains(t, sh.waiting["absent"].at.String(), " m=+")
-}
-
-// rawDial opens a socket by hand and reads it up to OPEN. It then reads, and
-// answers pings, only as far as the test does.
-func (r *rig) rawDial(t *testing.T, id string) io.ReadWriteCloser {
-	t.Helper()
-	conn, err := r.dialer(t.Context(), "tcp", r.url[len("http://"):])
-	require.NoError(t, err)
-	t.Cleanup(func() { conn.Close() })
-	req, err := http.NewRequest("GET", r.socketURL("/", id, "t"), nil)
-	require.NoError(t, err)
-	req.Header = http.Header{
-		"Connection": {"Upgrade"}, "Upgrade": {"websocket"},
-		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="},
-	}
-	go req.Write(conn)
-	br := bufio.NewReader(conn)
-	res, err := http.ReadResponse(br, req)
-	require.NoError(t, err)
-	require.Equal(t, 101, res.StatusCode)
-	open := make([]byte, len(openFrame))
-	_, err = io.ReadFull(br, open)
-	require.NoError(t, err)
-	require.Equal(t, openFrame, open, fmt.Sprintf("%q", open))
-	require.Zero(t, br.Buffered())
-	return conn
 }
 
 // The alive timer may be at work when its client ends. Then there is nothing to do any more.
