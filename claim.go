@@ -21,6 +21,7 @@ func (s *Server) claim(ctx context.Context, c *Client) *refusal {
 		holder, err := s.realm.admit(c, predecessor, waits)
 		if err != nil && predecessor != nil {
 			s.realm.remove(predecessor) // evicted for nothing
+			c.inheritedFrom = nil
 		}
 		switch {
 		case errors.Is(err, errClosed):

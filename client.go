@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -52,14 +53,13 @@ type Client struct {
 	refusedOne       bool // there was no room for something, so what comes next must not overtake it
 	reader           readerState
 	wake             wakeState
-	icePending       bool             // the ICE servers are to be sent again
-	iceDue           time.Duration    // when that is to be, since socket.start; 0: never
-	membership       *membership      // nil: it has never been in a room
-	closing          *lastWord        // nil: nobody has asked for it
-	request          *http.Request    // of the handshake; nil when OnConnection has returned
-	took             *Client          // the connection that the id was taken from; nil when OnConnection has returned
-	received         received         // as of the last message
-	sent             tally            // messages, and bytes of all frames
+	icePending       bool          // the ICE servers are to be sent again
+	iceDue           time.Duration // when that is to be, since socket.start; 0: never
+	membership       *membership   // nil: it has never been in a room
+	request          *http.Request // of the handshake; nil when OnConnection has returned
+	took             *Client       // the connection that the id was taken from; nil when OnConnection has returned
+	received         received      // as of the last message
+	sent             struct{ messages, bytes uint64 }
 	meanwhile        func()           // to be called if the client ends while the reader is paused
 	pausedUntil      time.Duration    // when the reader was last paused, since socket.start
 	reason           DisconnectReason // 0: has not ended
@@ -72,7 +72,8 @@ type Client struct {
 	cancel           context.CancelCauseFunc
 	alive            *time.Timer // nil: no alive timeout, or not admitted
 
-	writers sync.WaitGroup // the goroutines of write and meanwhile, while there are any
+	closing atomic.Pointer[lastWord] // set under mu; nil: nobody has called CloseWith
+	writers sync.WaitGroup           // the goroutines of write and meanwhile, while there are any
 }
 
 // A stage is how far the life of a client has come. It only grows.
@@ -183,7 +184,7 @@ func (c *Client) forgetRequest() {
 // ClientStats is a snapshot of the counters of one connection.
 type ClientStats struct {
 	MessagesIn   uint64        // messages that the client sent, heartbeats included
-	MessagesOut  uint64        // messages that were written to its socket, OPEN included
+	MessagesOut  uint64        // messages that were written to its socket, OPEN included, but not the last one of a client that the server ends
 	BytesIn      uint64        // payload bytes of MessagesIn
 	BytesOut     uint64        // bytes that were written to its socket
 	Waiting      int           // messages, pings and pongs that wait to be written
@@ -198,7 +199,7 @@ func (c *Client) Stats() ClientStats {
 	defer c.mu.Unlock()
 	return ClientStats{
 		MessagesIn: c.received.messages, BytesIn: c.received.bytes, Throttled: c.received.throttled,
-		MessagesOut: uint64(c.sent.parcels), BytesOut: uint64(c.sent.bytes),
+		MessagesOut: c.sent.messages, BytesOut: c.sent.bytes,
 		Waiting: len(c.outbox.parcels), WaitingBytes: c.outbox.bytes,
 	}
 }
@@ -254,7 +255,7 @@ func (c *Client) CloseWith(code int, text string) error {
 		return fmt.Errorf("%w: %d with %d bytes", ErrBadClose, code, len(text))
 	}
 	c.mu.Lock()
-	if c.stage > online || c.closing != nil {
+	if c.stage > online || c.isClosing() {
 		c.mu.Unlock()
 		return ErrNotConnected
 	}
@@ -332,6 +333,7 @@ func (c *Client) precede(p parcel) {
 	c.mu.Lock()
 	if c.stage == online && c.writer == waiting {
 		c.outbox.precede(p.frame)
+		c.sent.messages++ // the two count as one in the outbox
 		c.mu.Unlock()
 		return
 	}
@@ -339,12 +341,8 @@ func (c *Client) precede(p parcel) {
 	c.post(p) // a client that has ended need not know
 }
 
-// isClosing reports whether nothing more is accepted from the client.
-func (c *Client) isClosing() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.closing != nil
-}
+// isClosing reports whether nothing more is accepted from the client or for it.
+func (c *Client) isClosing() bool { return c.closing.Load() != nil }
 
 var openFrame = textFrame([]byte(`{"type":"OPEN"}`))
 
@@ -358,7 +356,7 @@ func (c *Client) open(held []parcel) todo {
 		return 0
 	}
 	c.writer = idle
-	c.refusedOne = false
+	c.refusedOne = c.isClosing() // then what is held stays held
 	return c.startLocked()
 }
 

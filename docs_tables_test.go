@@ -286,9 +286,13 @@ func TestAllMessagesAboutRoomsAreListedWithTheirPayloads(t *testing.T) {
 		listed = append(listed, name)
 		assert.Equal(t, "`"+string(values[name])+"`", row[0], name)
 
-		var payload struct {
-			roomPayload
-			Msg string `json:"msg,omitempty"` // of ROOM-REFUSED, which the server makes by hand
+		var payload struct { // in the order in which the server writes the fields
+			Room    string   `json:"room"`
+			Members []string `json:"members,omitempty"`
+			ID      string   `json:"id,omitempty"`
+			Reason  string   `json:"reason,omitempty"`
+			Data    any      `json:"data,omitempty"`
+			Msg     string   `json:"msg,omitempty"`
 		}
 		require.NoError(t, json.Unmarshal([]byte(shown), &payload), name)
 		sent, err := json.Marshal(payload)

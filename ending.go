@@ -67,7 +67,7 @@ type lastWord struct {
 
 // closeLocked ends the client when its outbox has been written.
 func (c *Client) closeLocked(w *lastWord) todo {
-	c.closing = w
+	c.closing.Store(w)
 	if c.writer == broken || c.writer == idle && len(c.outbox.parcels) == 0 {
 		return c.lastWordLocked()
 	}
@@ -80,11 +80,12 @@ func (c *Client) closeLocked(w *lastWord) todo {
 
 // lastWordLocked ends the client with its last word.
 func (c *Client) lastWordLocked() todo {
-	c.farewell = closeFrame(c.closing.code, c.closing.text)
-	if c.closing.text == "" {
+	w := c.closing.Load()
+	c.farewell = closeFrame(w.code, w.text)
+	if w.text == "" {
 		return c.endLocked(ReasonRemoved, nil, nil)
 	}
-	last := notice(TypeError, c.closing.text)
+	last := notice(TypeError, w.text)
 	return c.endLocked(ReasonRemoved, nil, &last)
 }
 
@@ -169,6 +170,9 @@ func (c *Client) part() {
 		s.conn.SetWriteDeadline(time.Now().Add(farewellTimeout))
 		n, err := s.conn.Write(last)
 		c.traffic.bytesOut.Add(uint64(n))
+		c.mu.Lock()
+		c.sent.bytes += uint64(n)
+		c.mu.Unlock()
 		if err == nil && why != ReasonConnectionLost {
 			c.linger(why)
 		}

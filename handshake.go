@@ -54,13 +54,13 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, originAllow
 		return
 	}
 	if !originAllowed {
+		defer http.Error(w, "Origin not allowed", http.StatusForbidden) // whatever becomes of OnRefuse
 		s.refuseRequest(r, refusedOrigin)
-		http.Error(w, "Origin not allowed", http.StatusForbidden)
 		return
 	}
 	if !s.work.begin() {
+		defer http.Error(w, "Server is shutting down", http.StatusServiceUnavailable)
 		s.refuseRequest(r, refusedClosed)
-		http.Error(w, "Server is shutting down", http.StatusServiceUnavailable)
 		return
 	}
 	defer wakeMonitor() // middleware may compute

@@ -2,7 +2,6 @@ package peer
 
 import (
 	"errors"
-	"os"
 	"time"
 )
 
@@ -32,7 +31,7 @@ func (c *Client) tickLocked() (t todo) {
 			next = limit/2 - silent
 		}
 	}
-	if w := c.closing; w != nil && w.until > 0 {
+	if w := c.closing.Load(); w != nil && w.until > 0 {
 		if now >= w.until {
 			return t | c.lastWordLocked()
 		}
@@ -125,7 +124,7 @@ const (
 // wakeLocked wakes the reader, which has an errand. While it is paused, or has been woken already,
 // it finds the errand by itself.
 func (c *Client) wakeLocked() todo {
-	if c.wake != asleep || c.reader != reading || c.reason != 0 {
+	if c.wake != asleep || c.reader != reading || c.reason != 0 || c.writer == broken {
 		return 0
 	}
 	c.wake = waking
@@ -143,7 +142,7 @@ func (c *Client) wakeUp() {
 
 // resume reports whether err, of the reader, is only that it was woken, and lets it go on then.
 func (c *Client) resume(err error) bool {
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
+	if timeout := (interface{ Timeout() bool })(nil); !errors.As(err, &timeout) || !timeout.Timeout() {
 		return false
 	}
 	c.mu.Lock()
@@ -153,30 +152,51 @@ func (c *Client) resume(err error) bool {
 	return woken && c.fallAsleep()
 }
 
-// fallAsleep takes back the deadline that woke the reader. An end, and a write that failed, set it
-// after they have noted that, so they are looked for afterwards. It reports whether there is none.
+// fallAsleep takes back the deadline that woke the reader. An end, and a write that failed, set a
+// deadline after they have noted that, so they are looked for afterwards. It reports whether the
+// client has not ended.
 func (c *Client) fallAsleep() bool {
 	c.socket.conn.SetReadDeadline(time.Time{})
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.wake = asleep
-	return c.reason == 0 && c.writer != broken
+	ended, failed := c.reason != 0, c.writer == broken
+	c.mu.Unlock()
+	switch {
+	case ended:
+		c.socket.conn.SetReadDeadline(past)
+	case failed:
+		c.hurry()
+	}
+	return !ended
 }
 
-// takeErrands returns what the reader has to do beside reading.
+// takeErrands returns what the reader, which has been woken, has to do beside reading.
 func (c *Client) takeErrands() (news []roomNews, ice bool) {
 	c.mu.Lock()
 	c.awaitLocked(func() bool { return c.wake != waking })
 	woken := c.wake == awaking
+	news = c.takeNewsLocked()
+	ice, c.icePending = c.icePending, false
+	c.mu.Unlock()
+	if woken {
+		c.fallAsleep()
+	}
+	return news, ice
+}
+
+// takeNews returns what the host has not been told of yet. Unlike takeErrands it leaves the socket
+// alone, which is the writer's when the client has ended.
+func (c *Client) takeNews() []roomNews {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.takeNewsLocked()
+}
+
+func (c *Client) takeNewsLocked() (news []roomNews) {
 	if c.membership != nil {
 		news, c.membership.news = c.membership.news, nil
 	}
-	ice, c.icePending = c.icePending, false
-	c.mu.Unlock()
-	if woken && !c.fallAsleep() {
-		c.socket.conn.SetReadDeadline(past)
-	}
-	return news, ice
+	return news
 }
 
 // stopReading notes that the reader does not come back to the socket.
@@ -199,6 +219,7 @@ func (c *Client) pauseReading(f, meanwhile func()) {
 		f()
 		return
 	}
+	silent := c.silenceLocked()
 	c.reader = paused
 	if c.reason == 0 {
 		c.meanwhile = meanwhile
@@ -211,7 +232,7 @@ func (c *Client) pauseReading(f, meanwhile func()) {
 			c.reader = reading
 		}
 		c.meanwhile = nil
-		c.pausedUntil = time.Since(c.socket.start)
+		c.pausedUntil = time.Since(c.socket.start) - silent
 		c.mu.Unlock()
 		c.socket.heard()
 	}()

@@ -162,7 +162,7 @@ func (s *socket) release() {
 // discard forgets everything that was read.
 func (s *socket) discard() {
 	s.returnBuffer()
-	s.unread, s.message.begun = nil, false
+	s.unread, s.message.begun, s.added = nil, false, false
 	s.release()
 }
 

@@ -257,7 +257,11 @@ func (r *Realm) open(c *Client) {
 	sh.mu.Lock()
 	var t todo
 	if sh.clients[c.id] == c && c.connected() && !c.isOpen() {
-		t = c.open(sh.takeLocked(r, c.id))
+		var held []parcel
+		if !c.isClosing() {
+			held = sh.takeLocked(r, c.id)
+		}
+		t = c.open(held)
 	}
 	sh.mu.Unlock()
 	c.do(t)

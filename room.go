@@ -50,32 +50,22 @@ type room struct {
 	listed  int                         // bytes that the members take in the list of them, about
 }
 
-// roomPayload is the payload of the messages about rooms.
-type roomPayload struct {
-	Room    string   `json:"room"`
-	Members []string `json:"members,omitempty"`
-	ID      string   `json:"id,omitempty"`
-	Reason  string   `json:"reason,omitempty"`
-	Data    any      `json:"data,omitempty"` // of one member, or of all by id
-}
-
-func roomParcel(t MessageType, p roomPayload) parcel {
-	payload, _ := json.Marshal(p) // strings, and data that is JSON, always marshal
-	b, _ := Message{Type: t, Payload: payload}.encode()
-	return ownParcel(b, keepForSamePeer)
-}
-
 // joinedParcel is what members are told of a newcomer.
 func joinedParcel(room, id string, data json.RawMessage) parcel {
-	p := roomPayload{Room: room, ID: id}
+	b := appendQuoted([]byte(`{"type":"ROOM-JOINED","payload":{"room":`), room)
+	b = appendQuoted(append(b, `,"id":`...), id)
 	if data != nil {
-		p.Data = data
+		b = append(append(b, `,"data":`...), data...)
 	}
-	return roomParcel(TypeRoomJoined, p)
+	return ownParcel(append(b, "}}"...), keepForSamePeer)
 }
 
+// leftParcel is what members are told of a member that has left.
 func leftParcel(room, id string, why DisconnectReason) parcel {
-	return roomParcel(TypeRoomLeft, roomPayload{Room: room, ID: id, Reason: why.String()})
+	b := appendQuoted([]byte(`{"type":"ROOM-LEFT","payload":{"room":`), room)
+	b = appendQuoted(append(b, `,"id":`...), id)
+	b = appendQuoted(append(b, `,"reason":`...), why.String())
+	return ownParcel(append(b, "}}"...), keepForSamePeer)
 }
 
 // Join makes a client a member of a room: the client gets the list of members
@@ -122,7 +112,9 @@ func (r *Realm) JoinWith(room string, c *Client, data json.RawMessage) error {
 		r.rooms.removeLocked(room, c)
 	default:
 		ds = append(ds, rm.tellLocked(joined, []*Client{c})...)
+		c.mu.Lock()
 		ds = append(ds, r.rooms.noteLocked(c, roomNews{room: room}))
+		c.mu.Unlock()
 	}
 	return err
 }
@@ -142,8 +134,7 @@ func (r *Realm) leave(room string, c *Client, why DisconnectReason) bool {
 		return false
 	}
 	ds := rm.tellLocked(left, nil)
-	r.rooms.removeLocked(room, c)
-	ds = append(ds, r.rooms.noteLocked(c, roomNews{room, why}))
+	ds = append(ds, r.rooms.removeLocked(room, c, roomNews{room, why}))
 	r.rooms.mu.Unlock()
 	ds.finish()
 	return true
@@ -235,7 +226,9 @@ func (rs *rooms) replaceLocked(predecessor, c *Client) {
 	for _, room := range predecessor.Rooms() {
 		data := rs.rooms[room].members[predecessor]
 		rs.removeLocked(room, predecessor)
-		rs.addLocked(room, c, data)
+		if !rs.rooms[room].has(c) {
+			rs.addLocked(room, c, data)
+		}
 	}
 }
 
@@ -283,7 +276,9 @@ func (rs *rooms) addLocked(name string, c *Client, data json.RawMessage) *room {
 	return rm
 }
 
-func (rs *rooms) removeLocked(name string, c *Client) {
+// removeLocked ends a membership, with what the host is to be told of that. Both are one step for the
+// reader of c, which would not find the news any more if it found no room.
+func (rs *rooms) removeLocked(name string, c *Client, news ...roomNews) delivery {
 	rm := rs.rooms[name]
 	rm.listed -= listedSize(c, rm.members[c])
 	rs.seats--
@@ -293,17 +288,16 @@ func (rs *rooms) removeLocked(name string, c *Client) {
 	c.mu.Lock()
 	i := slices.Index(c.membership.names, name)
 	c.membership.names = slices.Delete(c.membership.names, i, i+1)
-	c.mu.Unlock()
+	defer c.mu.Unlock()
+	return rs.noteLocked(c, news...)
 }
 
-// noteLocked lets the reader of c tell the host, if the host wants to know.
-func (rs *rooms) noteLocked(c *Client, n roomNews) delivery {
-	if !rs.watched.Load() {
+// noteLocked lets the reader of c tell the host, if the host wants to know. It needs the lock of c too.
+func (rs *rooms) noteLocked(c *Client, news ...roomNews) delivery {
+	if len(news) == 0 || !rs.watched.Load() {
 		return delivery{}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.membership.news = append(c.membership.news, n)
+	c.membership.news = append(c.membership.news, news...)
 	return delivery{c, c.wakeLocked()}
 }
 
@@ -339,20 +333,26 @@ func (rm *room) sortedLocked() []*Client {
 	return slices.SortedFunc(maps.Keys(rm.members), func(a, b *Client) int { return strings.Compare(a.id, b.id) })
 }
 
-// listLocked returns the list of members.
+// listLocked returns the list of members, with their data as they are, to the byte.
 func (rm *room) listLocked(name string) parcel {
-	p := roomPayload{Room: name}
-	data := make(map[string]json.RawMessage)
-	for _, c := range rm.sortedLocked() {
-		p.Members = append(p.Members, c.id)
+	b := append(make([]byte, 0, rm.listed+len(name)+128), `{"type":"ROOM-MEMBERS","payload":{"room":`...)
+	b = append(appendQuoted(b, name), `,"members":[`...)
+	var data []byte
+	for i, c := range rm.sortedLocked() {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, c.quoted...)
 		if d := rm.members[c]; d != nil {
-			data[c.id] = d
+			data = append(append(append(append(data, ','), c.quoted...), ':'), d...)
 		}
 	}
-	if len(data) > 0 {
-		p.Data = data
+	b = append(b, ']')
+	if data != nil {
+		data[0] = '{'
+		b = append(append(append(b, `,"data":`...), data...), '}')
 	}
-	return roomParcel(TypeRoomMembers, p)
+	return ownParcel(append(b, "}}"...), keepForSamePeer)
 }
 
 type deliveries []delivery

@@ -68,8 +68,7 @@ func (ss *session) step(err error) {
 	switch {
 	case err == nil && data == nil:
 		return // a control frame
-	case err == nil && ss.c.isClosing():
-		return
+	case err == nil && ss.c.isClosing(): // it is ignored
 	case err == nil:
 		ss.in.messages++
 		ss.in.bytes += uint64(len(data))
@@ -85,14 +84,15 @@ func (ss *session) step(err error) {
 	if ss.rate == nil {
 		return
 	}
-	if wait := ss.rate.take(time.Now()); wait > 0 {
+	if wait := ss.rate.take(time.Now()); wait > 0 && ss.c.readerIs(reading) {
 		ss.flush()
 		if err := ss.c.socket.freeBuffer(); err != nil {
 			ss.c.quit(reasonOf(err), err)
 			return
 		}
-		ss.in.throttled += wait
+		began := time.Now()
 		ss.c.pauseReading(func() { sleep(ss.c.Context(), wait) }, nil)
+		ss.in.throttled += time.Since(began)
 	}
 }
 
@@ -282,7 +282,7 @@ func (ss *session) handleRoom(e *envelope) {
 // join makes a client a member of a room, or tells it why not.
 func (ss *session) join(room string, data json.RawMessage) {
 	err := checkRoomData(data)
-	if err == nil && !ss.call(func() { err = ss.opts.AllowJoin(ss.c, room, data) }) {
+	if err == nil && !ss.call(func() { err = ss.opts.AllowJoin(ss.c, room, slices.Clone(data)) }) {
 		return
 	}
 	if err == nil {
@@ -333,7 +333,7 @@ func (s *Server) leave(c *Client) {
 	}
 	s.disconnects[why].Add(1)
 	defer s.tellDisconnected(c, why) // whatever becomes of the log line
-	news, _ := c.takeErrands()
+	news := c.takeNews()
 	defer s.tellRooms(c, news)
 	if s.silent {
 		return

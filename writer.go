@@ -59,7 +59,8 @@ func (c *Client) enqueue(p parcel) (todo, error) {
 	defer c.mu.Unlock()
 	full := c.outbox.full(len(p.frame), c.opts.MaxOutboxMessages, c.opts.MaxOutboxBytes)
 	switch {
-	case c.stage == online && c.closing != nil:
+	case c.stage == online && c.closing.Load() != nil:
+		c.refusedOne = true
 		return 0, ErrNotConnected
 	case c.stage == online && c.writer == waiting:
 		return 0, c.enqueueEarlyLocked(p, full)
@@ -184,7 +185,7 @@ func (c *Client) wrote(n int, err error) (more bool, t todo) {
 // settleLocked lets the writer go when the outbox is empty, unless the client is to end now. It
 // reports whether the writer has still to end the stream.
 func (c *Client) settleLocked() (ended bool, t todo) {
-	if c.closing != nil {
+	if c.closing.Load() != nil {
 		return true, c.lastWordLocked()
 	}
 	c.writer = idle
@@ -194,8 +195,8 @@ func (c *Client) settleLocked() (ended bool, t todo) {
 // noteLocked notes that a write is over and that n bytes of it were written.
 func (c *Client) noteLocked(n int) {
 	c.traffic.bytesOut.Add(uint64(n))
-	c.sent.bytes += n
-	c.sent.parcels += c.outbox.wrote(n)
+	c.sent.bytes += uint64(n)
+	c.sent.messages += uint64(c.outbox.wrote(n))
 	if c.reason != 0 {
 		c.broadcastLocked() // somebody may wait for the end of the write
 	}
@@ -289,7 +290,8 @@ func (c *Client) read() ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case op == opPing:
-		return nil, c.post(parcel{frame: controlFrame(opPong, data)})
+		c.post(parcel{frame: controlFrame(opPong, data)}) // startReading finds out if the client has ended
+		return nil, nil
 	case op == opPong:
 		return nil, nil
 	case op == opClose:
