@@ -215,9 +215,9 @@ func (s *Server) OnMessage(f func(c *Client, m Message)) (remove func()) {
 func (s *Server) OnError(f func(c *Client, err error)) (remove func()) { return s.events.error.add(f) }
 
 // OnRefuse registers a function that the server calls when it refuses the request of a
-// client that asked for a socket, before the client is told. The cause is one of the keys
-// of [Stats.Refused]; id is what the client asked for, and may be anything. The answer
-// waits for f. Calls for different requests run concurrently. A panic is reported to
+// client that asked for a socket, before the client is told (for the cause "bad upgrade",
+// after it). The cause is one of the keys of [Stats.Refused]; id is what the client asked
+// for, and may be anything. The answer waits for f. Calls for different requests run concurrently. A panic is reported to
 // OnError, and the client is refused nevertheless. [Server.OnConnection] says what remove
 // does.
 func (s *Server) OnRefuse(f func(r *http.Request, id, cause string)) (remove func()) {

@@ -96,13 +96,13 @@ func (hr *hookRig) provoke() {
 	hr.t.Helper()
 	p := hr.rawOpen()
 	p.upgrade("mallory")
-	if _, open, err := p.read(); err == nil && string(open) == `{"type":"OPEN"}` {
+	if p.isOpened() {
 		p.tryWrite(rawTextFrame(`{"type":"OFFER","dst":"absent"}`))
 		p.tryWrite(rawTextFrame(`no message`))
 		if hr.hook == hookOverrideOld || hr.hook == hookOverrideNew {
 			other := hr.rawOpen()
 			if other.handshake("mallory").StatusCode == http.StatusSwitchingProtocols {
-				if _, open, _ := other.read(); string(open) == `{"type":"OPEN"}` { // the hook has removed mallory
+				if other.isOpened() { // the hook has removed mallory
 					other.tryWrite(rawCloseFrame(1000, ""))
 				}
 				other.skipToEnd()
@@ -114,6 +114,15 @@ func (hr *hookRig) provoke() {
 	p.skipToEnd()
 	p.conn.Close()
 	hr.await(hr.called)
+}
+
+// isOpened reads one frame and reports whether it is OPEN. A close frame is answered.
+func (p *rawPeer) isOpened() bool {
+	first, payload, err := p.read()
+	if err == nil && first == rawFin|rawClose {
+		p.answerClose()
+	}
+	return err == nil && string(payload) == `{"type":"OPEN"}`
 }
 
 func (hr *hookRig) await(ch <-chan struct{}) {

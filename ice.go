@@ -23,7 +23,7 @@ const TypeICEServers MessageType = "ICE-SERVERS"
 // An ICEServer is a STUN or TURN server, or one under several URLs. It is marshalled in the form
 // of an RTCIceServer of WebRTC.
 type ICEServer struct {
-	URLs       []string `json:"urls"`                 // "stun:host:3478", "turn:host:3478?transport=udp", "turns:host:5349"
+	URLs       []string `json:"urls"`                 // at least one: "stun:host:3478", "turn:host:3478?transport=udp", "turns:host:5349"
 	Username   string   `json:"username,omitempty"`   // "" for STUN
 	Credential string   `json:"credential,omitempty"` // "" for STUN
 }

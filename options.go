@@ -178,8 +178,8 @@ type Options struct {
 	// credentials of [TURNCredentials]. It is called for each client that is admitted, when
 	// the functions of OnConnection have returned. The client reads the servers in a
 	// [TypeICEServers] right before OPEN, so a page that listens to it has them before its
-	// first call. If the result is empty, the client reads nothing. Default (nil): the page
-	// names its servers itself.
+	// first call; if HandshakeTimeout is over before, they come behind OPEN. If the result is
+	// empty, the client reads nothing. Default (nil): the page names its servers itself.
 	ICEServers func(c *Client) []ICEServer
 
 	// ICERefresh is how long the credentials of ICEServers live. When half of it is over,

@@ -52,8 +52,8 @@ var dropNames = [numDropReasons]string{
 	dropUnknownType: "unknown type", dropBadMessage: "bad message", dropUnauthorized: "unauthorized", dropShutdown: "shutdown",
 }
 
-// Stats returns the current counters. It costs some hundred atomic loads, so it may be
-// called every second. The maps have an entry for every cause, also for one that has not
+// Stats returns the current counters. It costs some hundred atomic loads and one lock, so it
+// may be called every second. The maps have an entry for every cause, also for one that has not
 // occurred.
 func (s *Server) Stats() Stats {
 	st := Stats{
