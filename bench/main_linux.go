@@ -1,4 +1,4 @@
-// Command bench compares the server in examples/peerjs with npm peer: it starts both
+// Command bench compares a host of this server with npm peer: it starts both
 // in turn, drives them with the same load, and prints what each of them took. See
 // README.md for what the rows mean.
 package main
@@ -47,7 +47,7 @@ func bench(ctx context.Context, args []string) error {
 		large     = flags.Bool("large", false, fmt.Sprintf("also hold %d idle connections", largeSize))
 		rate      = flags.Int("rate", 0, "messages per second of the open loop (default 10000)")
 		jsonFile  = flags.String("json", "", "write all values to this file too")
-		ours      = flags.String("ours", filepath.Join("..", "examples", "peerjs"), "our server: a directory with a main package, or an executable")
+		ours      = flags.String("ours", filepath.Join("..", "examples", "hosts", "plain"), "our server: a directory with a main package, or an executable")
 		reference = flags.String("reference", "", "compare with this server instead of npm peer: a directory or an executable as for -ours")
 	)
 	if err := flags.Parse(args); err != nil {
