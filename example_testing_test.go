@@ -94,9 +94,9 @@ func TestAHostTestsTimeWithoutWaiting(t *testing.T) {
 
 		alice.Vanish()
 		synctest.Wait()
-		time.Sleep(p.grace - 1)
+		time.Sleep(p.grace - time.Nanosecond)
 		assert.True(t, p.has("alice"))
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		assert.False(t, p.has("alice"))
 	})
