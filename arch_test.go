@@ -52,6 +52,7 @@ var plan = []planRow{
 	{"leaf", "outbox", network + "sync/... time context", aboveLeaf},
 	{"leaf", "options", "net os syscall sync/... context", "go Server Realm session socket " + anyClock},
 	{"leaf", "ice", network + "sync/... context", aboveLeaf + "time.Since time.Sleep time.After time.AfterFunc time.NewTimer parcel"},
+	{"leaf", "traffic", network + "time context", aboveLeaf + anyLock},
 	{"leaf", "events", noNet + "time context", "go http.Handler http.ResponseWriter Realm session socket sync.RWMutex sync.Cond sync.WaitGroup sync.Once sync.Map"},
 	{"socket", "socket reading socket_linux socket_other peek_unix peek_other", "net/http/... log/slog context",
 		"Client Options Message Realm Server envelope session parcel outbox"},
@@ -71,15 +72,10 @@ var plan = []planRow{
 
 // pointUp are the uses of something that is declared on a higher floor, and why they are allowed.
 var pointUp = map[string]string{
-	"options.go: Client":     "functions of the host that decide are given clients",
-	"events.go: Client":      "functions of the host that are told something are given clients",
-	"events.go: Server":      "a registration is a method of the server",
-	"events.go: events":      "the field of the server that keeps registrations",
-	"events.go: wakeMonitor": "guard makes it run before each function of the host",
-	"client.go: traffic":     "the counters of a client are those of its shard",
-	"writer.go: bytesIn":     "the same",
-	"writer.go: bytesOut":    "the same",
-	"ending.go: bytesOut":    "the same",
+	"options.go: Client": "functions of the host that decide are given clients",
+	"events.go: Client":  "functions of the host that are told something are given clients",
+	"events.go: Server":  "a registration is a method of the server",
+	"events.go: events":  "the field of the server that keeps registrations",
 }
 
 const (

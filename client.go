@@ -331,7 +331,7 @@ func (c *Client) admit(predecessor, took *Client, inherited, held []parcel, wait
 // precede puts a parcel in front of OPEN, or behind everything if OPEN may have been written.
 func (c *Client) precede(p parcel) {
 	c.mu.Lock()
-	if c.stage == online && c.writer == waiting {
+	if c.stage == online && c.writer == unopened {
 		c.outbox.precede(p.frame)
 		c.sent.messages++ // the two count as one in the outbox
 		c.mu.Unlock()
@@ -352,7 +352,7 @@ func (c *Client) open(held []parcel) todo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.outbox.give(held) // if the client has just ended, they go back with the rest
-	if c.writer != waiting || c.stage != online {
+	if c.writer != unopened || c.stage != online {
 		return 0
 	}
 	c.writer = idle
@@ -364,5 +364,5 @@ func (c *Client) open(held []parcel) todo {
 func (c *Client) isOpen() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.writer != waiting
+	return c.writer != unopened
 }

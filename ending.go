@@ -104,7 +104,7 @@ func (c *Client) endLocked(why DisconnectReason, cause error, last *Message) tod
 		b, _ := last.encode() // the server's own payload is JSON
 		c.farewell = append(textFrame(b), c.farewell...)
 	}
-	if c.writer == waiting && c.stage == online {
+	if c.writer == unopened && c.stage == online {
 		c.farewell = append(slices.Clone(openFrame), c.farewell...)
 	}
 	c.stage = ended

@@ -101,7 +101,7 @@ func TestNobodyWaitsForTheCloseFrameOfALostClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, far := endingClient(t)
 		c.stopReading()
-		c.writer = waiting
+		c.writer = unopened
 		start := time.Now()
 		c.end(ReasonConnectionLost, nil, nil)
 		p := &rawPeer{t: t, conn: far, br: bufio.NewReader(far)}

@@ -178,7 +178,7 @@ func TestWhatComesForAnEvictedClientIsForTheNewcomer(t *testing.T) {
 func TestWhatComesBeforeOpenIsBounded(t *testing.T) {
 	newcomer := func(opts Options) (*Server, *Client) {
 		s, c := quietClient(t, "pipe", opts)
-		c.writer = waiting
+		c.writer = unopened
 		c.outbox.fill(parcel{frame: openFrame}, nil, nil, -1, -1)
 		return s, c
 	}
@@ -210,12 +210,12 @@ func TestWhatComesBeforeOpenIsBounded(t *testing.T) {
 // any client.
 func TestWhatHadNoRoomBeforeOpenComesInOrder(t *testing.T) {
 	s, c := quietClient(t, "pipe", Options{MaxOutboxMessages: 2})
-	c.writer = waiting
+	c.writer = unopened
 	for i, want := range []outcome{delivered, delivered, held, held} {
 		out, _ := s.realm.route("a", parcel{frame: fmt.Append(nil, i), src: "src", deadline: time.Now().Add(time.Hour), keep: keepUntilExpiry})
 		require.Equal(t, want, out)
 	}
-	require.Equal(t, 1, len(s.realm.shard("a").waiting))
+	require.Equal(t, 1, len(s.realm.shard("a").queues))
 	c.open(s.realm.shard("a").takeLocked(s.realm, "a"))
 	wantOutbox(t, &c.outbox, "0", "1", "2", "3")
 	require.Equal(t, tally{parcels: 2, bytes: 2}, c.outbox.given)

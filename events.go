@@ -274,35 +274,3 @@ func (l *listeners[F]) get() []F {
 	}
 	return nil
 }
-
-// forEach calls do with the numbers from i to n-1, in order. If do ends the goroutine, the remaining
-// calls still happen.
-func forEach(i, n int, do func(i int)) {
-	defer func() {
-		if i < n {
-			forEach(i, n, do)
-		}
-	}()
-	for i < n {
-		i++
-		do(i - 1)
-	}
-}
-
-// errGoexit is the error of a function of the host that has ended its goroutine.
-var errGoexit = fmt.Errorf("%w: it has ended its goroutine (runtime.Goexit)", ErrPanic)
-
-// guard calls f, a function of the host, and returns its panic as an error. It does not
-// return if f ends the goroutine.
-//
-//go:noinline
-func guard(f func()) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", ErrPanic, p)
-		}
-	}()
-	wakeMonitor() // f may compute for long
-	f()
-	return nil
-}

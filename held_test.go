@@ -74,7 +74,7 @@ func TestRefusalsThatAreRememberedAreBounded(t *testing.T) {
 	for range 3 {
 		require.Equal(t, notKept, routed(s.realm, "dst", "one more", true))
 		require.Equal(t, notKept, routed(s.realm, "another dst", "src0", true))
-		require.EqualValues(t, maxExpiredPairs, s.realm.expired.Load())
+		require.EqualValues(t, maxExpiredPairs, s.realm.expiredPairs.Load())
 	}
 	require.Equal(t, ignored, routed(s.realm, "dst", "src0", true))
 	require.NoError(t, s.realm.check())
@@ -132,15 +132,15 @@ func TestWhatComesBackIsHeldWithinTheBounds(t *testing.T) {
 func TestWhatComesBackIsAnsweredOnceThoughNoRefusalIsRemembered(t *testing.T) {
 	s, remove := stuckOutbox(t, Options{MaxHeldBytes: 4}, 6)
 	defer s.Close()
-	s.realm.expired.Store(maxExpiredPairs)
+	s.realm.expiredPairs.Store(maxExpiredPairs)
 	remove()
-	require.EqualValues(t, maxExpiredPairs, s.realm.expired.Load())
-	s.realm.expired.Store(0)
+	require.EqualValues(t, maxExpiredPairs, s.realm.expiredPairs.Load())
+	s.realm.expiredPairs.Store(0)
 	st := s.Stats()
 	require.EqualValues(t, 2, st.Expires)
 	require.EqualValues(t, 6, st.Dropped["over a bound"])
 	require.NoError(t, s.realm.check())
-	require.Empty(t, s.realm.shard("dst").waiting, "nothing is left of the queue")
+	require.Empty(t, s.realm.shard("dst").queues, "nothing is left of the queue")
 }
 
 func TestTheSendersOfWhatComesBackReadExpire(t *testing.T) {
@@ -340,12 +340,12 @@ func TestALongDestinationIsNotRemembered(t *testing.T) {
 		require.Equal(t, held, route(dst, "first"))
 		require.Equal(t, notKept, route(dst, "second"))
 	}
-	require.EqualValues(t, 1, s.realm.expired.Load(), "an id of the usual length is")
+	require.EqualValues(t, 1, s.realm.expiredPairs.Load(), "an id of the usual length is")
 	require.NoError(t, s.realm.check())
 
 	full := NewServer(Options{MaxHeldBytes: 1})
 	defer full.Close()
 	out, _ := full.realm.route(long, parcel{frame: []byte("frame"), src: "s", keep: keepUntilExpiry})
 	require.Equal(t, notKept, out)
-	require.Empty(t, full.realm.shard(long).waiting)
+	require.Empty(t, full.realm.shard(long).queues)
 }

@@ -162,8 +162,8 @@ func TestTimesAreMonotonic(t *testing.T) {
 	sh := r.srv.realm.shard("absent")
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	require.Contains(t, sh.waiting["absent"].soonest().deadline.String(), " m=+")
-	require.Contains(t, sh.waiting["absent"].at.String(), " m=+")
+	require.Contains(t, sh.queues["absent"].soonest().deadline.String(), " m=+")
+	require.Contains(t, sh.queues["absent"].at.String(), " m=+")
 }
 
 // The alive timer may be at work when its client ends. Then there is nothing to do any more.

@@ -33,11 +33,11 @@ type Realm struct {
 	shards [numShards]shard
 
 	// Behind the shards, so as not to share a cache line with what only is read.
-	live        atomic.Int64 // clients, those that are being admitted included
-	peak        atomic.Int64
-	heldBytes   atomic.Int64
-	heldParcels atomic.Int64
-	expired     atomic.Int64 // pairs that are remembered as expired
+	live         atomic.Int64 // clients, those that are being admitted included
+	peak         atomic.Int64
+	heldBytes    atomic.Int64
+	heldParcels  atomic.Int64
+	expiredPairs atomic.Int64 // pairs that are remembered as expired
 
 	timers sync.WaitGroup // expiry timers that are set or at work
 }
@@ -51,35 +51,11 @@ type shard struct {
 	mu      sync.Mutex // guards the following
 	closed  bool
 	clients map[string]*Client       // id -> its connection; absent: nobody is connected
-	waiting map[string]*waitingQueue // id -> what is held for it; absent: nothing
+	queues  map[string]*waitingQueue // id -> what is held for it; absent: nothing
 	leaving map[string]*Client       // id -> its last connection, while events of that run; absent: they have returned
 
 	traffic traffic
 }
-
-// traffic counts messages and bytes. Every shard has its own, so that connections on
-// different processors do not wait for each other's counting.
-type traffic struct {
-	relayed, held, expired, returned atomic.Uint64 // first, on the lock's cache line: the goroutine that counts these has held the lock
-	bytesIn, bytesOut                atomic.Uint64
-	dropped                          [numDropReasons]atomic.Uint64
-	_                                [104]byte // makes a shard 256 bytes, and keeps its neighbour off its cache lines
-}
-
-// A dropReason says why a message came to nothing.
-type dropReason uint8
-
-const (
-	dropAbsent       dropReason = iota // of a type that is not held, and the destination is absent
-	dropExpired                        // the destination did not come in time
-	dropFull                           // over a bound on what may be held
-	dropCleared                        // the host cleared the queue
-	dropUnknownType                    // a type that is not relayed
-	dropBadMessage                     // not a message
-	dropUnauthorized                   // Options.Authorize returned an error
-	dropShutdown                       // the server has closed
-	numDropReasons   = iota
-)
 
 // Errors of admit.
 var (
@@ -95,7 +71,7 @@ func newRealm(opts *Options) *Realm {
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.clients = make(map[string]*Client)
-		sh.waiting = make(map[string]*waitingQueue)
+		sh.queues = make(map[string]*waitingQueue)
 		sh.leaving = make(map[string]*Client)
 	}
 	return r
@@ -381,7 +357,7 @@ func (r *Realm) close() []*Client {
 		sh := &r.shards[i]
 		sh.mu.Lock()
 		sh.closed = true
-		for id := range sh.waiting {
+		for id := range sh.queues {
 			sh.traffic.dropped[dropShutdown].Add(uint64(len(sh.takeLocked(r, id))))
 		}
 		sh.mu.Unlock()

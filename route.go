@@ -49,8 +49,8 @@ func (r *Realm) Held() iter.Seq[Held] {
 func (sh *shard) held(timeout time.Duration) []Held {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	hs := make([]Held, 0, len(sh.waiting))
-	for id, w := range sh.waiting {
+	hs := make([]Held, 0, len(sh.queues))
+	for id, w := range sh.queues {
 		h := Held{ID: id, Messages: w.parcels, Bytes: w.bytes}
 		for _, at := range w.pairs {
 			if len(at.parcels) == 0 {
@@ -142,7 +142,7 @@ func (sh *shard) holdLocked(r *Realm, id string, p parcel) outcome {
 func (sh *shard) expirePairLocked(r *Realm, id string, w *waitingQueue, src string, deadline time.Time) {
 	var t tally
 	before := w.held(src)
-	if r.expired.Load() < maxExpiredPairs && len(id) <= maxIDBytes {
+	if r.expiredPairs.Load() < maxExpiredPairs && len(id) <= maxIDBytes {
 		t = w.expirePair(src, deadline)
 	} else {
 		t = w.drop(src)
@@ -174,7 +174,7 @@ func (r *Realm) book(t tally) {
 	if t != (tally{}) {
 		r.heldParcels.Add(int64(t.parcels))
 		r.heldBytes.Add(int64(t.bytes))
-		r.expired.Add(int64(t.expired))
+		r.expiredPairs.Add(int64(t.expired))
 	}
 }
 
@@ -188,10 +188,10 @@ const maxExpiredPairs = 10000
 // queueLocked returns the queue of an id, and makes one if there is none. The caller must then
 // call armLocked.
 func (sh *shard) queueLocked(id string) *waitingQueue {
-	w := sh.waiting[id]
+	w := sh.queues[id]
 	if w == nil {
 		w = new(waitingQueue)
-		sh.waiting[id] = w
+		sh.queues[id] = w
 	}
 	return w
 }
@@ -207,7 +207,7 @@ func (sh *shard) armLocked(r *Realm, id string, w *waitingQueue) {
 		r.timers.Done()
 	}
 	if soonest == nil {
-		delete(sh.waiting, id)
+		delete(sh.queues, id)
 		return
 	}
 	w.at = soonest.deadline
@@ -217,7 +217,7 @@ func (sh *shard) armLocked(r *Realm, id string, w *waitingQueue) {
 
 // takeLocked returns what is held for id, which then is nothing.
 func (sh *shard) takeLocked(r *Realm, id string) []parcel {
-	w := sh.waiting[id]
+	w := sh.queues[id]
 	if w == nil {
 		return nil
 	}
@@ -232,7 +232,7 @@ func (r *Realm) expire(id string, w *waitingQueue) {
 	defer r.timers.Done()
 	sh := r.shard(id)
 	sh.mu.Lock()
-	if sh.waiting[id] != w {
+	if sh.queues[id] != w {
 		sh.mu.Unlock()
 		return
 	}
@@ -249,7 +249,7 @@ func (r *Realm) expire(id string, w *waitingQueue) {
 func (r *Realm) sendExpire(id string, senders ...string) {
 	for _, src := range senders {
 		b, _ := Message{Type: TypeExpire, Src: id, Dst: src}.encode() // has no payload that could be bad
-		r.shard(src).traffic.expired.Add(1)
+		r.shard(src).traffic.expires.Add(1)
 		_, d := r.route(src, ownParcel(b, keepForSuccessor)) // no EXPIRE is held, so none comes of it
 		d.finish()
 	}

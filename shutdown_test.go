@@ -267,7 +267,7 @@ func TestALateTimerLeavesTheNextQueueAlone(t *testing.T) {
 		a.offer("absent", `1`)
 		synctest.Wait()
 		realm := r.srv.realm
-		late := realm.shard("absent").waiting["absent"]
+		late := realm.shard("absent").queues["absent"]
 		require.Equal(t, 1, realm.ClearMessageQueue("absent"))
 		a.wantExpire("absent")
 		a.offer("absent", `2`)

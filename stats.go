@@ -76,7 +76,7 @@ func (s *Server) Stats() Stats {
 		st.Relayed += t.relayed.Load()
 		st.Held += t.held.Load()
 		st.Returned += t.returned.Load()
-		st.Expires += t.expired.Load()
+		st.Expires += t.expires.Load()
 		st.BytesIn += t.bytesIn.Load()
 		st.BytesOut += t.bytesOut.Load()
 		for why := range t.dropped {

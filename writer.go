@@ -13,10 +13,10 @@ import (
 type writerState uint8
 
 const (
-	waiting writerState = iota // nobody may: OPEN does not go out yet
-	idle                       // nobody does: there is nothing to write
-	busy                       // somebody does, or is about to
-	broken                     // nobody can: a write has failed, and the reader will find out why
+	unopened writerState = iota // nobody may: OPEN does not go out yet
+	idle                        // nobody does: there is nothing to write
+	busy                        // somebody does, or is about to
+	broken                      // nobody can: a write has failed, and the reader will find out why
 )
 
 // A todo is what a change under a lock leaves to be done when no lock is held any more.
@@ -62,7 +62,7 @@ func (c *Client) enqueue(p parcel) (todo, error) {
 	case c.stage == online && c.closing.Load() != nil:
 		c.refusedOne = true
 		return 0, ErrNotConnected
-	case c.stage == online && c.writer == waiting:
+	case c.stage == online && c.writer == unopened:
 		return 0, c.enqueueEarlyLocked(p, full)
 	case c.stage == online && full:
 		return c.endLocked(ReasonSlowConsumer, nil, nil), ErrSlowConsumer
