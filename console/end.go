@@ -42,18 +42,17 @@ func (c *console) serveEnd(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, text, http.StatusUnprocessableEntity)
 		return
 	}
-	client := c.srv.Realm().Client(ask.ID)
-	switch {
-	case client == nil:
-		http.Error(w, "This client is not connected any more.", http.StatusNotFound)
-		return
-	case connectionKey(client.ConnectedSince()) != ask.Key:
-		http.Error(w, "The client has connected again since then. The new connection was not ended.", http.StatusConflict)
-		return
+	client, err := c.srv.Realm().Client(ask.ID), error(peer.ErrNotConnected)
+	if client != nil {
+		if connectionKey(client.ConnectedSince()) != ask.Key {
+			http.Error(w, "The client has connected again since then. The new connection was not ended.", http.StatusConflict)
+			return
+		}
+		err = client.CloseWith(CloseByOperator, ask.Text)
 	}
-	switch err := client.CloseWith(CloseByOperator, ask.Text); {
+	switch {
 	case errors.Is(err, peer.ErrNotConnected):
-		http.Error(w, "The client is being closed already.", http.StatusConflict)
+		http.Error(w, "This client is not connected any more.", http.StatusNotFound)
 	case err != nil:
 		http.Error(w, "The text is not allowed.", http.StatusUnprocessableEntity)
 	default:

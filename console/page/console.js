@@ -60,17 +60,17 @@ function element(name, attributes = {}, ...children) {
 // ---- tables
 
 // A column has a heading, a function text of an item, and optionally a class, a name to sort
-// by, a function title, and plain: the text was chosen by a client.
+// by, a function title, a function tone, and plain: the text was chosen by a client.
 const clientColumns = [
   { label: 'Id', sort: 'id', class: 'id', plain: true, text: (c) => c.id },
   { label: 'Address', sort: 'address', class: 'address', plain: true, text: (c) => c.address },
   { label: 'Connected', sort: 'since', class: 'n', text: (c) => age(latest.at - c.since),
     title: (c) => `since ${new Date(c.since).toLocaleString()}` },
   { label: 'Silent', sort: 'silent', class: 'n', text: (c) => age(c.silent) },
-  { label: 'Rooms', sort: 'rooms', class: 'rooms', plain: true, text: rooms },
+  { label: 'Rooms', sort: 'rooms', class: 'rooms', plain: true, text: rooms, tone: (c) => (c.inRooms ? '' : 'soft') },
   { label: 'In', sort: 'in', class: 'n', text: (c) => number.format(c.in) },
   { label: 'Out', sort: 'out', class: 'n', text: (c) => number.format(c.out) },
-  { label: 'Waiting', sort: 'waiting', class: 'n',
+  { label: 'Waiting', sort: 'waiting', class: 'n', tone: (c) => (c.waiting ? 'warn' : 'soft'),
     text: (c) => (c.waiting ? `${number.format(c.waiting)} (${bytes(c.waitingBytes)})` : '0') },
 ];
 const roomColumns = [
@@ -151,6 +151,7 @@ function fillRows(body, columns, items, keyOf, finish = () => {}) {
       setText(row.cells[c].firstElementChild, text);
       const title = column.title ? visible(column.title(item)) : column.plain ? text : '';
       if (row.cells[c].title !== title) row.cells[c].title = title;
+      if (column.tone) row.cells[c].dataset.tone = column.tone(item);
     });
   });
   for (const row of before.values()) row.remove();
@@ -247,7 +248,7 @@ function drawChart(chart) {
   setText(chart.values, now);
   setText(chart.most, `top ${chart.format(top)}`);
   const seconds = points.length - 1;
-  setText(chart.begin, seconds >= size - 1 ? '5 min' : `${age(seconds * 1000)} so far`);
+  setText(chart.begin, `${age(seconds * 1000)} ago`);
   chart.svg.setAttribute('aria-label', `${$('figcaption', chart.figure).textContent}: now ${now}, at most ${chart.format(most)}`);
 }
 
