@@ -135,6 +135,7 @@ function fillRows(body, columns, items, keyOf, finish = () => {}) {
     if (!row) {
       row = element('tr', { role: 'row' });
       row.dataset.key = key;
+      row.item = item;
       for (const column of columns) {
         const cell = element('td', { role: 'cell', class: column.class ?? '' });
         cell.dataset.label = column.label;
@@ -159,7 +160,7 @@ function fillRows(body, columns, items, keyOf, finish = () => {}) {
 }
 
 function addEndButton(row) {
-  const button = element('button', { type: 'button', class: 'end' }, 'End');
+  const button = element('button', { type: 'button', class: 'end', 'aria-label': `End ${visible(row.item.id)}` }, 'End');
   button.addEventListener('click', () => askToEnd(row.item));
   row.append(element('td', { role: 'cell', class: 'action' }, button));
 }
@@ -214,9 +215,8 @@ function makeChart(chart) {
   chart.svg.append(svg('path', { class: 'grid', d: 'M0 1H300M0 30H300M0 59H300' }));
   chart.paths = chart.series.map((_, i) => svg('path', { class: `line line${i}` }));
   chart.svg.append(...chart.paths);
-  chart.most = element('span');
-  chart.begin = element('span');
-  chart.figure.append(chart.values, chart.svg, element('p', { class: 'axis' }, chart.begin, chart.most));
+  chart.scale = element('span');
+  chart.figure.append(chart.values, chart.svg, element('p', { class: 'axis' }, element('span', {}, '5 min ago'), chart.scale));
 }
 
 // round returns a round number a little over n, for the top of a chart. A unit of bytes is 1024
@@ -246,9 +246,7 @@ function drawChart(chart) {
   });
   const now = chart.series.map((s, i) => s.label + (all[i].at(-1) == null ? '–' : chart.format(all[i].at(-1)))).join(' · ');
   setText(chart.values, now);
-  setText(chart.most, `top ${chart.format(top)}`);
-  const seconds = points.length - 1;
-  setText(chart.begin, `${age(seconds * 1000)} ago`);
+  setText(chart.scale, `0 to ${chart.format(top)}`);
   chart.svg.setAttribute('aria-label', `${$('figcaption', chart.figure).textContent}: now ${now}, at most ${chart.format(most)}`);
 }
 

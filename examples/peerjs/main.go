@@ -62,6 +62,10 @@ A PeerJS signalling server. Clients of it are made with
                               reverse proxy that connects from a loopback or private
                               address (127.0.0.0/8, 10.0.0.0/8, 172.16.0.0/12,
                               192.168.0.0/16, ::1, fc00::/7) or to a Unix socket
+      --console USER:PASSWORD serve a page for the operator at /console/ to this user;
+                              use HTTPS, since browsers send the password as it is
+                              (default: the variable PEER_CONSOLE, which a list of
+                              processes does not show)
       --help                  print this
 
 MS is in milliseconds. For these times and the limit, -1 means none.
@@ -110,6 +114,7 @@ type config struct {
 	host            string
 	port            int
 	sslkey, sslcert string
+	console         string // user:password; empty means no console
 	opts            peer.Options
 }
 
@@ -139,7 +144,10 @@ func parse(args []string, getenv func(string) string) (config, error) {
 	if cfg.port == unset {
 		cfg.port = 9000
 	}
-	return cfg, nil
+	if cfg.console == "" {
+		cfg.console = getenv("PEER_CONSOLE")
+	}
+	return cfg, checkConsole(cfg)
 }
 
 // newFlagSet returns the flags, which set cfg. It leaves all printing to run: the
@@ -162,6 +170,7 @@ func newFlagSet(cfg *config) *flag.FlagSet {
 	value(addOrigin(&cfg.opts.AllowedOrigins), "cors")
 	value(setText(&cfg.sslkey), "sslkey")
 	value(setText(&cfg.sslcert), "sslcert")
+	value(setText(&cfg.console), "console")
 
 	fs.BoolVar(&cfg.opts.AllowDiscovery, "allow_discovery", false, "")
 	fs.BoolFunc("allow_override_connect", "", setSwitch(func(on bool) {
@@ -291,27 +300,6 @@ func listen(cfg config) (net.Listener, error) {
 	return l, err
 }
 
-// unixPrefix begins a host that is the path of a Unix socket.
-const unixPrefix = "unix:"
-
-// removeStale removes the socket file that a program has left which was killed. A socket
-// on which a program listens stays, and so does a file that is no socket.
-func removeStale(path string) error {
-	info, err := os.Lstat(path)
-	if err != nil || info.Mode().Type() != os.ModeSocket {
-		return nil // listening will tell
-	}
-	conn, err := net.Dial("unix", path)
-	if err == nil {
-		conn.Close()
-		return nil
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
-		return nil
-	}
-	return os.Remove(path)
-}
-
 // drainTimeout is shorter than the 10 s after which Docker kills a container that
 // it has asked to stop.
 const drainTimeout = 8 * time.Second
@@ -329,6 +317,9 @@ func serve(ctx context.Context, l net.Listener, cfg config, out, errs *log.Logge
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/", srv)
+	if cfg.console != "" {
+		mux.Handle(consolePath, newConsole(srv, cfg, errs))
+	}
 	hs := newHTTPServer(mux, errs)
 
 	for _, line := range greeting(l, cfg) {
@@ -393,5 +384,10 @@ func greeting(l net.Listener, cfg config) []string {
 	if cfg.sslcert != "" {
 		u.Scheme, options = "https", options+", secure: true"
 	}
-	return []string{"listening on " + u.String(), "clients are made with new Peer({" + options + "})"}
+	lines := []string{"listening on " + u.String(), "clients are made with new Peer({" + options + "})"}
+	if cfg.console != "" {
+		u.Path = consolePath
+		lines = append(lines, "the console is at "+u.String())
+	}
+	return lines
 }
