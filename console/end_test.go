@@ -58,6 +58,14 @@ func TestAClientIsEndedWithoutAText(t *testing.T) {
 	wantClose(t, ws, "")
 }
 
+func TestTheOperatorLearnsThatTheTextIsTooLong(t *testing.T) {
+	r := newRig(t, Options{Authorize: everybody})
+	r.connect("alice", "t")
+	status, text := r.end(r.endRequest("alice", strings.Repeat("ü", 62)))
+	require.Equal(t, 422, status)
+	require.Equal(t, "The text has 124 bytes. At most 123 are allowed.\n", text)
+}
+
 func wantClose(t *testing.T, ws *websocket.Conn, text string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), waitLimit)

@@ -116,14 +116,10 @@ type events struct {
 	rc *http.ResponseController
 }
 
-// newEvents takes the read deadline off: the ReadTimeout of the http.Server would end the
-// stream. A ResponseWriter that knows no deadlines has none that could end it.
-func newEvents(w http.ResponseWriter) *events {
-	rc := http.NewResponseController(w)
-	rc.SetReadDeadline(time.Time{})
-	return &events{w, rc}
-}
+func newEvents(w http.ResponseWriter) *events { return &events{w, http.NewResponseController(w)} }
 
+// write writes an event. A ResponseWriter that knows no deadlines is used without one. The
+// ReadTimeout of the http.Server needs no care: it is over when the handler begins.
 func (e *events) write(name string, data any) error {
 	b, err := json.Marshal(data) // it has no line breaks, and escapes < and >
 	if err != nil {

@@ -129,6 +129,44 @@ func TestTheListsOfThePageAreBounded(t *testing.T) {
 	require.Less(t, len(v.Clients[0].Rooms[0]), 300)
 }
 
+func TestTheLargestRoomAndTheLongestWaitComeFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRigWith(t, peer.Options{ExpireTimeout: time.Minute}, Options{Authorize: everybody}, nil)
+		realm := r.srv.Realm()
+		for id, rooms := range map[string][]string{"a": {"large"}, "b": {"large", "small"}, "c": {"large", "middle"}, "d": {"middle"}} {
+			ws := r.connect(id, "t")
+			for _, room := range rooms {
+				require.NoError(t, realm.Join(room, realm.Client(id)))
+			}
+			if id == "a" {
+				for _, dst := range []string{"y", "x", "z"} {
+					write(t, ws, `{"type":"OFFER","dst":"`+dst+`","payload":{}}`)
+					time.Sleep(time.Second)
+				}
+			}
+		}
+		v := see(t, r.console.feed.now(), "")
+		require.Equal(t, []room{{"large", 3}, {"middle", 2}, {"small", 1}}, v.Rooms)
+		var held []string
+		for _, h := range v.Held {
+			held = append(held, h.ID)
+		}
+		require.Equal(t, []string{"y", "x", "z"}, held)
+	})
+}
+
+func TestARowSaysHowLongTheClientIsSilent(t *testing.T) {
+	v := see(t, crowd(9), "rows=1&from=2")
+	require.Equal(t, "c002", v.Clients[0].ID)
+	require.EqualValues(t, 7000, v.Clients[0].Silent)
+	require.EqualValues(t, 2*60_000, v.At-v.Clients[0].Since)
+}
+
+func TestATextToFindIsCut(t *testing.T) {
+	q := parseQuery(url.Values{"find": {strings.Repeat("X", 10*maxFind)}})
+	require.Equal(t, strings.Repeat("x", maxFind), q.find)
+}
+
 func TestTheChartsHaveAPointForEachSecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, Options{Authorize: everybody})
