@@ -81,6 +81,19 @@ func TestTheBrowserIsAskedForAPassword(t *testing.T) {
 	require.Contains(t, body, "<title>Peer console</title>")
 }
 
+// After 401 the browser would ask for a password on top of the page.
+func TestAnOpenPageIsNotAskedForAPassword(t *testing.T) {
+	r := newRig(t, Options{Authorize: Password("op", "secret")})
+	for method, address := range map[string]string{"GET": "stream", "HEAD": "", "POST": "end"} {
+		res, body := r.do(method, address, "", "Sec-Fetch-Dest", "empty", "Sec-Fetch-Site", "same-origin")
+		require.Equal(t, 403, res.StatusCode)
+		require.Empty(t, res.Header.Get("WWW-Authenticate"))
+		require.True(t, method == "HEAD" || body == "The login has ended. Reload the page to log in.\n", body)
+	}
+	res, _ := r.do("GET", "", "", "Sec-Fetch-Dest", "document")
+	require.Equal(t, 401, res.StatusCode)
+}
+
 func TestErrorsOfAuthorizeDecideTheAnswer(t *testing.T) {
 	var answer error
 	r := newRig(t, Options{Authorize: func(*http.Request) error { return answer }})

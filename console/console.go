@@ -50,8 +50,9 @@ var ErrPassword = errors.New("console: a user and a password are needed")
 // Options are the options of [New].
 type Options struct {
 	// Authorize decides whether a request may use the console: nil means yes. If the error is
-	// [ErrPassword], the answer is 401, and the browser asks for a password. For any other
-	// error the answer is 403. The text of the error is logged and not sent. An open page is
+	// [ErrPassword], the answer is 401, and the browser asks for a password; a script of a page
+	// that is open gets 403, and the page says that the operator must log in again. For any
+	// other error the answer is 403. The text of the error is logged and not sent. An open page is
 	// asked again each second, with the request that opened its stream; when the answer is an
 	// error, the stream ends. An operator who may look, but may not end clients, gets an error
 	// for a request whose Method is POST. Authorize is called concurrently. [Password] returns

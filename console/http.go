@@ -68,6 +68,9 @@ func (c *console) mayUse(w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case err == nil:
 		return true
+	case errors.Is(err, ErrPassword) && r.Header.Get("Sec-Fetch-Dest") == "empty":
+		// A script asks. After 401 the browser would show a dialog on top of a page that is open.
+		c.refuse(w, r, http.StatusForbidden, "The login has ended. Reload the page to log in.", err)
 	case errors.Is(err, ErrPassword):
 		w.Header().Set("WWW-Authenticate", `Basic realm="peer console", charset="UTF-8"`)
 		if r.Header.Get("Authorization") == "" {

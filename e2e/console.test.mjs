@@ -148,6 +148,19 @@ test('the page says when the server does not answer, and comes back', async (t) 
   await page.waitForText('#state', 'Live');
 });
 
+test('the page says when its operator may not look any more', async (t) => {
+  const flags = ['--port', '0', '--host', '127.0.0.1', '--console'];
+  const own = await startServer('examples/peerjs', [...flags, 'op:secret']);
+  t.after(() => own.stop());
+  const page = await newPage(t, own.url.replace('://', '://op:secret@') + '/console/');
+  await page.waitForText('#state', 'Live');
+  await own.stop();
+  flags[1] = new URL(own.url).port;
+  const again = await startServer('examples/peerjs', [...flags, 'op:another']);
+  t.after(() => again.stop());
+  await page.waitForText('#state', 'Access ended. Reload the page to log in');
+});
+
 // With E2E_CONSOLE_PICTURE, the picture of docs/console.md is taken.
 const picture = process.env.E2E_CONSOLE_PICTURE;
 const skip = picture ? {} : { chromium: 'no picture is wanted', firefox: 'no picture is wanted' };
@@ -176,17 +189,17 @@ async function crowd(url) {
   const sockets = [];
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
   const any = (list) => list[Math.floor(Math.random() * list.length)];
-  let n = 0;
+  let [n, busy] = [0, 3];
   window.talk = async (seconds) => {
     const end = performance.now() + 1000 * seconds;
     for (; performance.now() < end; n++) {
       if (sockets.length < ids.length && n % 20 === 0) sockets.push(await open(ids[sockets.length]));
-      const busy = 1 + Math.sin(n / 60) ** 2 * 6;
-      for (let i = 0; i < busy; i++) {
-        const dst = Math.random() < 0.04 ? any(['yara-phone', 'omar-laptop', 'zoe-tablet']) : any(ids.slice(0, sockets.length));
+      busy = Math.min(8, Math.max(0.6, busy + Math.random() - 0.5));
+      for (let i = Math.random(); i < busy; i++) {
+        const dst = Math.random() < 0.012 ? any(['yara-phone', 'omar-laptop', 'zoe-tablet']) : any(ids.slice(0, sockets.length));
         any(sockets).send(JSON.stringify({ type: 'CANDIDATE', dst, payload: { candidate: `candidate:${n} 1 udp 2122260223 192.0.2.7 54400 typ host` } }));
       }
-      if (n % 120 === 60) (await open(`guest-${n}`)).close();
+      if (n % 90 === 60) (await open(`guest-${n}`)).close();
       if (n % 300 === 150) await open(ids[1], 'another token');
       await pause(100);
     }

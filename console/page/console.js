@@ -80,7 +80,7 @@ const roomColumns = [
 const heldColumns = [
   { label: 'Id', class: 'id', plain: true, text: (h) => h.id },
   { label: 'Messages', class: 'n', text: (h) => number.format(h.messages) },
-  { label: 'Senders', class: 'n', text: (h) => number.format(h.senders) },
+  { label: 'Senders', class: 'n senders', text: (h) => number.format(h.senders) },
   { label: 'Size', class: 'n', text: (h) => bytes(h.bytes) },
   { label: 'Oldest', class: 'n', text: (h) => age(latest.at - h.since) },
 ];
@@ -310,8 +310,6 @@ function setState(state, text) {
   setText($('#state'), text);
 }
 
-const ended = () => ['denied', 'shutdown'].includes(document.body.dataset.state);
-
 function open() {
   source?.close();
   const mine = (source = new EventSource(`${base}stream?${new URLSearchParams({
@@ -334,7 +332,7 @@ function open() {
     setTimeout(() => mine === source && open(), retryAfter);
   });
   mine.addEventListener('error', () => {
-    if (mine !== source || ended()) return;
+    if (mine !== source || document.body.dataset.state === 'denied') return;
     setState('lost', 'Connection lost, trying again');
     if (mine.readyState === EventSource.CLOSED) probe(mine);
   });
