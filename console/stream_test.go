@@ -1,4 +1,4 @@
-//lint:file-ignore SA1019 The root package says why: CONTRIBUTING.md.
+//lint:file-ignore SA1019 See upgrade.go of the root package.
 
 package console
 
