@@ -58,18 +58,16 @@ func docPages(t *testing.T) []string {
 // Each page answers one question and can be read at once. Its lines fit on a screen.
 func TestThePagesInDocsAreShort(t *testing.T) {
 	const maxLines, maxColumns = 149, 120
-	tooLong := map[string]bool{"docs/performance.md": true} // a report of measurements
-	tooWide := map[string]bool{"docs/performance.md": true}
 	pages, err := filepath.Glob("docs/*.md")
 	require.NoError(t, err)
 	require.NotEmpty(t, pages)
 	for _, page := range pages {
 		lines := strings.Split(strings.TrimSuffix(readText(t, page), "\n"), "\n")
-		assert.True(t, len(lines) <= maxLines || tooLong[page], "%s has %d lines", page, len(lines))
+		assert.True(t, len(lines) <= maxLines, "%s has %d lines", page, len(lines))
 		for i, line := range lines {
 			n := utf8.RuneCountInString(line)
 			isTable := strings.HasPrefix(line, "|") // a row of a table cannot be broken
-			assert.True(t, n <= maxColumns || isTable || tooWide[page], "%s:%d has %d columns", page, i+1, n)
+			assert.True(t, n <= maxColumns || isTable, "%s:%d has %d columns", page, i+1, n)
 		}
 	}
 }
