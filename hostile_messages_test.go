@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -248,4 +249,44 @@ func TestNothingIsKeptOfALongRequest(t *testing.T) {
 	require.Equal(t, clients, r.srv.Realm().Len())
 	kept := (int64(inUse()) - int64(before)) / clients
 	require.Less(t, kept, int64(long/4), "bytes per connection, those of the test's own side included")
+}
+
+// The payloads of ROOM-JOIN and ROOM-LEAVE are a client's own: whatever they are, all that the server answers is JSON.
+func TestOddPayloadsAboutRoomsAreAnsweredWithJSON(t *testing.T) {
+	r := newRig(t, Options{AllowJoin: anyRoom, MaxRoomsPerClient: -1, MaxOutboxBytes: -1, MaxOutboxMessages: -1})
+	rec := watchRooms(r.srv)
+	a := r.rawOpen().open("a")
+	nested := func(n int) string { return strings.Repeat("[", n) + strings.Repeat("]", n) }
+	for _, payload := range []string{
+		`null`, `[]`, `"x"`, `5`, `{}`, `{"data":1}`, `{"room":null}`, `{"room":{}}`, `{"room":""}`, `{"room":"\u0000"}`,
+		`{"room":"` + strings.Repeat("y", 2000) + `"}`, `{"room":"x","data":null}`,
+		`{"room":"x1","data":` + nested(512) + `}`,
+		`{"room":"x2","data":` + nested(512) + `,"data":1}`, `{"\u0072oom":"x3","\u0064ata":2}`,
+		`{"room":"x4","data":"\ud800"}`, `{"room":"\ud800","data":3}`,
+		`{"room":"x5","data":"` + "\u2028\u2029<>&" + `"}`, `{"room":"x6","data": {"a" : [ 1 , 2 ] } }`,
+		`{"room":"x7","data":1e999}`, `{"room":"x8","data":{"a":1,"a":2}}`, `{"room":"x9","data":` + nested(1000) + `}`,
+		`{"room":"z","data":-0}`, `{"room":"z1","data":true}`,
+	} {
+		a.text(`{"type":"ROOM-JOIN","payload":` + payload + `}`)
+		a.text(`{"type":"ROOM-LEAVE","payload":` + payload + `}`)
+	}
+	a.text(`{"type":"ROOM-JOIN"}`)
+	a.text(`{"type":"ROOM-LEAVE"}`)
+	a.text(`{"type":"OFFER","dst":"a","payload":7}`)
+	var got []string
+	for len(got) == 0 || !strings.Contains(got[len(got)-1], `"payload":7`) {
+		_, b := a.next()
+		require.True(t, json.Valid(b), "%q", b)
+		got = append(got, string(b))
+	}
+	for _, list := range []string{
+		`{"room":"x3","members":["a"],"data":{"a":2}}`, `{"room":"x6","members":["a"],"data":{"a":{"a" : [ 1 , 2 ] }}}`,
+		`{"room":"z1","members":["a"],"data":{"a":true}}`,
+	} {
+		require.Contains(t, got, `{"type":"ROOM-MEMBERS","payload":`+list+`}`)
+	}
+	require.Contains(t, rec.all(), ">x5 a")
+	for why, n := range r.srv.Stats().Disconnects {
+		require.Zero(t, n, why)
+	}
 }

@@ -347,3 +347,60 @@ func TestABroadcastDuringATakeoverReachesTheMember(t *testing.T) {
 		require.Equal(t, 1, got[fmt.Sprintf(`{"type":"N","payload":%d}`, n)], "message %d of %d", n, sent)
 	}
 }
+
+// The host may keep the data that AllowJoin gets: what the client sends later does not change them.
+func TestTheDataOfAJoinMayBeKept(t *testing.T) {
+	kept := make(chan json.RawMessage, 10)
+	r := newRig(t, Options{AllowJoin: func(_ *Client, _ string, data json.RawMessage) error {
+		kept <- data
+		return nil
+	}})
+	a := r.rawOpen().open("a")
+	a.text(`{"type":"ROOM-JOIN","payload":{"room":"x","data":"Ann is my name"}}`)
+	a.next()
+	data := <-kept
+	for range 50 {
+		a.text(`{"type":"OFFER","dst":"b","payload":"` + strings.Repeat("SECRET", 20) + `"}`)
+	}
+	a.text(`{"type":"ROOM-JOIN","payload":{"room":"x","data":1}}`)
+	a.next()
+	require.Equal(t, `"Ann is my name"`, string(data))
+}
+
+// A newcomer can evict two clients before it is admitted. If the host has let both join one room, the newcomer has one
+// place in it.
+func TestTwoPredecessorsInOneRoomLeaveOnePlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{AliveTimeout: -1})
+		realm := srv.realm
+		admit := func(c, predecessor *Client) {
+			holder, err := realm.admit(c, predecessor, true)
+			require.NoError(t, err)
+			require.Nil(t, holder)
+		}
+		evict := func(c, successor *Client) {
+			require.True(t, c.evict(successor, ReasonReplaced, nil))
+			successor.inheritedFrom = append(successor.inheritedFrom, c)
+		}
+		first, second, c := stubClient(t, srv, "a", "t"), stubClient(t, srv, "a", "t"), stubClient(t, srv, "a", "t")
+		admit(first, nil)
+		require.NoError(t, realm.Join("x", first))
+		evict(first, c)
+		realm.remove(first) // an event of it runs still, so it is in its rooms
+		admit(second, nil)
+		require.NoError(t, realm.Join("x", second))
+		evict(second, c)
+		admit(c, second)
+		require.Equal(t, []string{"x"}, c.Rooms())
+		require.Equal(t, 1, realm.RoomLen("x"))
+		require.NoError(t, realm.check())
+		require.True(t, realm.Leave("x", c))
+		require.Empty(t, c.Rooms())
+		c.end(ReasonRemoved, nil, nil)
+		realm.remove(c)
+		for _, c := range []*Client{first, second, c} {
+			realm.finish(c)
+		}
+		require.NoError(t, realm.check())
+	})
+}

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -301,6 +302,29 @@ func TestTheListOfMembersIsBoundedInBytes(t *testing.T) {
 	})
 }
 
+// The list has the data as they are. JSON that is made for a page of HTML would take six bytes for each "<".
+func TestTheListOfMembersCountsWhatItTakes(t *testing.T) {
+	opts := Options{MaxOutboxBytes: 20000}
+	srv := NewServer(opts)
+	realm := srv.Realm()
+	data := json.RawMessage(`"` + strings.Repeat("<", 1000) + `"`)
+	for i := 0; ; i++ {
+		c := stubClient(t, srv, fmt.Sprint("p", i), "t")
+		silence(srv, c)
+		defer c.end(ReasonRemoved, nil, nil)
+		if err := realm.JoinWith("x", c, data); err != nil {
+			require.ErrorIs(t, err, ErrRoomFull)
+			break
+		}
+		require.Len(t, c.outbox.parcels, 1)
+		list := string(c.outbox.parcels[0].frame)
+		require.Contains(t, list, `"ROOM-MEMBERS"`)
+		require.Equal(t, i+1, strings.Count(list, string(data)))
+		require.Less(t, len(list), opts.MaxOutboxBytes)
+	}
+	require.Equal(t, 19, realm.RoomLen("x"))
+}
+
 func TestABroadcastMayLeaveMembersOut(t *testing.T) {
 	r := newRig(t, Options{})
 	realm := r.srv.Realm()
@@ -326,4 +350,32 @@ func TestABroadcastMayLeaveMembersOut(t *testing.T) {
 	}
 	stranger.offer("a", "1")
 	peers["a"].wantOffer("stranger", "1") // and nothing before
+}
+
+// The reader of a client that ends leaves the rooms of the client, and then tells the host what is noted. So the end of
+// a membership and its note must be one step: a reader that ends between two steps finds neither, and OnLeave is lost.
+func TestALeaveIsNotedInTheStepThatEndsTheMembership(t *testing.T) {
+	srv := NewServer(Options{AliveTimeout: -1})
+	defer closeServer(t, srv)
+	srv.OnLeave(func(string, *Client, DisconnectReason) {})
+	for i := range 5 {
+		c := stubClient(t, srv, fmt.Sprint(i), "t")
+		silence(srv, c)
+		require.NoError(t, srv.Realm().Join("x", c))
+		require.Equal(t, []roomNews{{room: "x"}}, c.takeNews())
+		look := func(int) {
+			for range 5 {
+				c.mu.Lock()
+				noted := len(c.membership.names) + len(c.membership.news)
+				time.Sleep(2 * time.Millisecond) // so that the mutex goes to those that wait for it, in their order
+				c.mu.Unlock()
+				assert.NotZero(t, noted, "neither a member nor one that has left")
+			}
+		}
+		leave := func() { srv.Realm().Leave("x", c) }
+		inTurns(&c.mu, leave, func() { parallel(3, look) }) // while one looks, another one waits
+		require.Equal(t, []roomNews{{"x", ReasonLeft}}, c.takeNews())
+		c.end(ReasonRemoved, nil, nil)
+		srv.realm.remove(c)
+	}
 }
