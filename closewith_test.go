@@ -227,3 +227,85 @@ func TestLastWordsRaceWithEverything(t *testing.T) {
 	tl.check(t)
 	require.NoError(t, srv.realm.check())
 }
+
+// A client may ask for a pong while its last messages are written. The server does not answer, and writes them.
+func TestAPingWhileALastWordWaitsDoesNotEndTheClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{})
+		a := r.rawOpen().open("a")
+		c := r.srv.Realm().Client("a")
+		require.NoError(t, c.Send(Message{Type: "ONE"}))
+		require.NoError(t, c.Send(Message{Type: "TWO"}))
+		require.NoError(t, c.CloseWith(4444, "bye"))
+		a.write(rawFrame(rawFin|rawPing, "x"))
+		synctest.Wait()
+		require.Zero(t, c.Reason())
+		a.want(`{"type":"ONE"}`)
+		a.want(`{"type":"TWO"}`)
+		a.want(`{"type":"ERROR","payload":{"msg":"bye"}}`)
+		a.wantWord(4444, "bye")
+	})
+}
+
+// A message that comes after CloseWith is held, as for an absent client. A client that has been closed before its OPEN
+// does not receive it: the next client with the id does.
+func TestWhatIsHeldForAClosingClientStaysHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := NewServer(Options{})
+		srv.OnConnection(func(c *Client) {
+			if c.Token() == "bad" {
+				c.CloseWith(4444, "no")
+				time.Sleep(2 * time.Second)
+			}
+		})
+		r := serveBubbleRig(t, srv, nil)
+		sender, a := r.connect("sender"), r.rawOpen()
+		a.begin(r.socketURL("/", "a", "bad"))
+		time.Sleep(time.Second)
+		sender.offer("a", "1")
+		a.want(`{"type":"OPEN"}`)
+		a.want(`{"type":"ERROR","payload":{"msg":"no"}}`)
+		a.wantWord(4444, "no")
+		time.Sleep(time.Second)
+		p := r.dial("a", "good")
+		p.wantOpen()
+		p.wantOffer("sender", "1")
+	})
+}
+
+// One message comes after CloseWith, and is held. The next one comes while a successor waits for the last write of the
+// client. The successor receives them in their order.
+func TestWhatAClosingClientMissedKeepsItsOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{})
+		realm := r.srv.realm
+		sender, a := r.connect("sender"), r.rawOpen().open("a")
+		c := realm.Client("a")
+		require.NoError(t, c.Send(Message{Type: "ONE"})) // the write of it ends when the client reads
+		require.NoError(t, c.CloseWith(4444, ""))
+		sender.offer("a", "1")
+		synctest.Wait()
+		next := stubClient(t, r.srv, "a", a.token)
+		require.True(t, c.evict(next, ReasonReplaced, nil)) // as claim does, which then waits for the write
+		sender.offer("a", "2")
+		synctest.Wait()
+		c.awaitWrite()
+		holder, err := realm.admit(next, c, true)
+		require.NoError(t, err)
+		require.Nil(t, holder)
+		next.mu.Lock()
+		var got []string
+		for _, p := range next.outbox.parcels {
+			if strings.Contains(string(p.frame), "OFFER") {
+				got = append(got, string(p.frame[2:]))
+			}
+		}
+		next.mu.Unlock()
+		require.Equal(t, []string{
+			`{"type":"OFFER","src":"sender","dst":"a","payload":1}`, `{"type":"OFFER","src":"sender","dst":"a","payload":2}`,
+		}, got)
+		next.end(ReasonRemoved, nil, nil)
+		realm.remove(next)
+		realm.finish(next)
+	})
+}
