@@ -183,3 +183,57 @@ func TestAnAliveTimerDoesNothingForAClientThatHasEnded(t *testing.T) {
 		})
 	}
 }
+
+// iceOnly is an ICEServers that has one server.
+func iceOnly(*Client) []ICEServer { return []ICEServer{{URLs: []string{"stun:stun.example:3478"}}} }
+
+// The host makes a silent client join and leave all the time. An event that the client has not caused is no sign of
+// life.
+func TestAJoinByTheHostIsNoSignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{})
+		r.srv.OnJoin(func(string, *Client) {})
+		go io.Copy(io.Discard, r.rawOpen().upgrade("a").bare())
+		synctest.Wait()
+		c, start := r.srv.Realm().Client("a"), time.Now()
+		for c.Reason() == 0 && time.Since(start) < time.Hour {
+			time.Sleep(20 * time.Second)
+			r.srv.Realm().Join("x", c)
+			r.srv.Realm().Leave("x", c)
+			synctest.Wait()
+		}
+		require.Equal(t, ReasonAliveTimeout, c.Reason())
+		require.Equal(t, DefaultAliveTimeout, time.Since(start))
+	})
+}
+
+func TestFreshServersAreNoSignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{ICERefresh: 50 * time.Second, ICEServers: iceOnly})
+		go io.Copy(io.Discard, r.rawOpen().upgrade("a").bare())
+		synctest.Wait()
+		c, start := r.srv.Realm().Client("a"), time.Now()
+		select {
+		case <-c.Context().Done():
+		case <-time.After(time.Hour):
+		}
+		require.Equal(t, ReasonAliveTimeout, c.Reason())
+		require.Equal(t, DefaultAliveTimeout, time.Since(start))
+	})
+}
+
+// A successor with another token gets the id of a client that has been silent and does not answer a ping. A join by the
+// host is no answer.
+func TestAJoinByTheHostIsNoAnswerToAProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{})
+		r.srv.OnJoin(func(string, *Client) {})
+		go io.Copy(io.Discard, r.rawOpen().upgrade("a").bare())
+		synctest.Wait()
+		c := r.srv.Realm().Client("a")
+		time.Sleep(25 * time.Second)
+		require.NoError(t, r.srv.Realm().Join("x", c))
+		synctest.Wait()
+		r.dial("a", "another").wantOpen()
+	})
+}
