@@ -337,3 +337,22 @@ func TestDoneIsClosedWhenTheEndBegins(t *testing.T) {
 	require.True(t, inside.Load())
 	<-r.srv.Done()
 }
+
+// ICE-SERVERS and OPEN go out in one write, and are two messages. The last frames are bytes that were sent.
+func TestAConnectionCountsItsFirstAndItsLastFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{ICEServers: iceOnly})
+		a := r.rawOpen().upgrade("a")
+		a.next()
+		a.want(`{"type":"OPEN"}`)
+		synctest.Wait()
+		c := r.srv.Realm().Client("a")
+		require.EqualValues(t, 2, c.Stats().MessagesOut)
+		require.NoError(t, c.CloseWith(4444, "bye"))
+		a.want(`{"type":"ERROR","payload":{"msg":"bye"}}`)
+		a.wantWord(4444, "bye")
+		synctest.Wait()
+		require.Equal(t, a.got, c.Stats().BytesOut)
+		require.EqualValues(t, 2, c.Stats().MessagesOut)
+	})
+}

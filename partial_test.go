@@ -291,3 +291,23 @@ func TestUnfinishedMessagesAreBoundedWhileTheHostThinks(t *testing.T) {
 		require.EqualValues(t, 1, r.srv.Stats().Disconnects[ReasonOverloaded])
 	})
 }
+
+// A client ends inside of a frame that continues a message. The server counts neither the frame nor the fragments before
+// it any more.
+func TestAFragmentThatIsDroppedIsNotCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newBubbleRig(t, Options{MaxPartialBytes: 1 << 20})
+		for range 20 { // together they would be over the bound
+			p := r.rawOpen().open("mallory")
+			p.write(rawFrame(rawText, strings.Repeat("x", 200<<10)))
+			p.write(rawHeader(rawFin|rawCont, 1000))
+			p.write([]byte("abc"))
+			synctest.Wait()
+			require.NotZero(t, r.partials())
+			p.conn.Close()
+			synctest.Wait()
+			require.Zero(t, r.partials())
+		}
+		require.Zero(t, r.srv.Stats().Disconnects[ReasonOverloaded])
+	})
+}
