@@ -2,6 +2,8 @@ package peer
 
 import (
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"runtime"
 	"strings"
 	"sync"
@@ -219,4 +221,108 @@ func TestAnIdleClientCostsOneGoroutine(t *testing.T) {
 		require.False(t, gone.alive.Stop(), "its timer has been stopped before")
 	})
 	// The bubble ends only when every goroutine made in it has.
+}
+
+// Two kinds of goroutines share three ids and two rooms: clients come, join, send in fragments and go in every way, and
+// the host sends, closes, and makes clients join and leave. The events of an id follow one another, each join has its
+// leave, and nothing is kept of a client that has gone.
+func TestRoomsAndCloseWithInAStorm(t *testing.T) {
+	duration := 600 * time.Millisecond
+	if testing.Short() {
+		duration /= 3
+	}
+	for kind, newRig := range map[string]func(*testing.T, Options) *rig{
+		"plain": func(t *testing.T, o Options) *rig { return newRig(t, o) }, "TLS": tlsRig,
+	} {
+		t.Run(kind, func(t *testing.T) {
+			r := newRig(t, Options{
+				AllowJoin: anyRoom, AllowOverride: OverrideAlways, KeepRoomsOnOverride: true,
+				MaxOutboxMessages: 50, MessageRate: 200,
+				WriteTimeout: 200 * time.Millisecond, AliveTimeout: 300 * time.Millisecond,
+				ICEServers: iceOnly, ICERefresh: 20 * time.Millisecond,
+			})
+			tl := followEvents(r.srv)
+			var joins, leaves, faults atomic.Int64
+			var all sync.Map
+			roomEvent := func(n *atomic.Int64, c *Client) {
+				n.Add(1)
+				tl.enter(c, func() {
+					if tl.online[c.ID()] != c {
+						tl.fault("%s had an event of a room outside of its connection", c.ID())
+					}
+				})
+			}
+			r.srv.OnConnection(func(c *Client) { all.Store(c, true) })
+			r.srv.OnJoin(func(_ string, c *Client) { roomEvent(&joins, c) })
+			r.srv.OnLeave(func(_ string, c *Client, _ DisconnectReason) { roomEvent(&leaves, c) })
+			end := time.Now().Add(duration)
+			parallel(8, func(i int) {
+				for time.Now().Before(end) {
+					if id, room := fmt.Sprint(rand.IntN(3)), fmt.Sprint(rand.IntN(2)); i%2 == 0 {
+						visitRoom(r, id, room)
+					} else if c := r.srv.Realm().Client(id); c != nil {
+						disturb(r.srv, c, room)
+					}
+				}
+			})
+			waitFor(t, func() bool { return r.srv.Realm().Len() == 0 })
+			closeServer(t, r.srv)
+			tl.check(t)
+			all.Range(func(k, _ any) bool {
+				c := k.(*Client)
+				request := c.request != nil || c.took != nil || c.predecessor != nil
+				if c.alive.Stop() || request || c.takeNews() != nil || len(c.Rooms()) > 0 {
+					faults.Add(1)
+				}
+				return true
+			})
+			require.Zero(t, faults.Load(), "something is kept of clients that have gone")
+			st := r.srv.Stats()
+			require.Equal(t, []int{0, 0, 0}, []int{st.Rooms, st.Members, st.PartialBytes})
+			require.NotZero(t, joins.Load())
+			require.Equal(t, joins.Load(), leaves.Load())
+		})
+	}
+}
+
+// visitRoom connects a client that may read or not, and sends, joins and goes in a way that chance decides.
+func visitRoom(r *rig, id, room string) {
+	p := r.rawOpen()
+	p.tryWrite([]byte(handshakeFor(socketTarget(id, one("t", "another")))))
+	if one(true, false) {
+		go io.Copy(io.Discard, p.bare())
+	}
+	for range rand.IntN(10) {
+		p.tryWrite(rawTextFrame(`{"type":"ROOM-JOIN","payload":{"room":"` + room + `"}}`))
+		p.tryWrite(rawFrame(rawText, `{"type":"OFFER","dst":"`+one("0", "1", "2")+`",`))
+		p.tryWrite(rawFrame(rawFin|rawPing, "x"))
+		p.tryWrite(rawFrame(rawFin|rawCont, `"payload":1}`))
+	}
+	if one(true, false) {
+		p.tryWrite(rawCloseFrame(1000, ""))
+	}
+	if one(true, false) {
+		p.reset()
+	}
+	p.conn.Close()
+}
+
+// disturb does what a host may do with a client at any time.
+func disturb(srv *Server, c *Client, room string) {
+	switch n := rand.IntN(20); {
+	case n == 0:
+		c.CloseWith(4200, "bye")
+	case n == 1:
+		c.Close()
+	case n == 2:
+		srv.Realm().RemoveClient(c.ID())
+	case n < 6:
+		c.Send(Message{Type: "BIG", Payload: fmt.Appendf(nil, "%q", strings.Repeat("y", 30000))})
+	case n < 12:
+		srv.Realm().Join(room, c)
+	case n < 16:
+		srv.Realm().Leave(room, c)
+	default:
+		runtime.Gosched()
+	}
 }
