@@ -123,9 +123,9 @@ func newClient(r *http.Request, s *socket, p params, remote string, limitAddr ne
 // ID returns the id of the peer.
 func (c *Client) ID() string { return c.id }
 
-// Token returns the token that the client sent. A PeerJS client makes a random one if the
-// page gives it none. A new connection with the same id and the same token is taken for
-// the same peer, so keep tokens as secret as passwords.
+// Token returns the token that the client sent. A PeerJS client makes a random one if the page
+// gives it none. For the server, a newcomer with the same id and the same token is the same
+// peer, and it gets the id. So keep tokens as secret as passwords.
 func (c *Client) Token() string { return c.token }
 
 // User returns what [Options.Authenticate] returned for this connection.
@@ -141,24 +141,24 @@ func (c *Client) ConnectedSince() time.Time { return c.socket.start }
 // LastSeen returns when the client last sent anything.
 func (c *Client) LastSeen() time.Time { return c.socket.start.Add(c.socket.lastSeen()) }
 
-// Reason returns why the connection ended, and 0 while it has not.
+// Reason returns why the connection ended, or 0 if it has not ended.
 func (c *Client) Reason() DisconnectReason {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.reason
 }
 
-// Successor returns the connection that took the id over from this one, or nil.
+// Successor returns the client that took the id over from this client, or nil.
 func (c *Client) Successor() *Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.successor
 }
 
-// Predecessor returns the connection that the id was taken from, so that a function of
-// OnConnection can carry over what the host keeps for it: its [Client.Successor] is this
-// client. It returns nil if the id was free, and when the functions of OnConnection have
-// returned.
+// Predecessor returns the client that this client took the id over from. A function of
+// OnConnection can use it to carry over what the host keeps for the predecessor. The
+// [Client.Successor] of the predecessor is this client. Predecessor returns nil if the id was
+// free. It also returns nil when the functions of OnConnection have returned.
 func (c *Client) Predecessor() *Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -184,11 +184,11 @@ func (c *Client) forgetRequest() {
 // ClientStats is a snapshot of the counters of one connection.
 type ClientStats struct {
 	MessagesIn   uint64        // messages that the client sent, heartbeats included
-	MessagesOut  uint64        // messages that were written to its socket, OPEN included, but not the last one of a client that the server ends
+	MessagesOut  uint64        // messages that were written to its socket, OPEN included; the last message to a client that the server closes is not counted
 	BytesIn      uint64        // payload bytes of MessagesIn
 	BytesOut     uint64        // bytes that were written to its socket
 	Waiting      int           // messages, pings and pongs that wait to be written
-	WaitingBytes int           // bytes of these
+	WaitingBytes int           // bytes of Waiting
 	Throttled    time.Duration // how long its messages have waited because of [Options.MessageRate]
 }
 
@@ -218,12 +218,12 @@ func (c *Client) Context() context.Context {
 	return c.ctx
 }
 
-// Send sends the client a message of the application. A nil error means that the message
-// waits to be written, in order. If the peer connects again with its token before that, the
-// new connection gets the message. Send returns [ErrNotConnected] if the connection has
-// ended, [ErrSlowConsumer] if the outbox is full (which ends the connection, unless OPEN
-// has not been written yet), and an error that wraps [ErrBadMessage] if the payload is not
-// JSON.
+// Send sends the client a message of the application. A nil error means that the message is in
+// the outbox of the client. Messages are written in the order in which they were sent. If the
+// peer reconnects with its token before the message is written, the successor gets the message.
+// Send returns [ErrNotConnected] if the connection has ended. It returns [ErrSlowConsumer] if
+// the outbox is full; the server then closes the client, unless OPEN has not been written yet.
+// It returns an error that wraps [ErrBadMessage] if the payload is not JSON.
 func (c *Client) Send(m Message) error {
 	b, err := m.encode()
 	if err != nil {
@@ -237,16 +237,16 @@ func (c *Client) Send(m Message) error {
 // does not wait: OnDisconnect runs afterwards.
 func (c *Client) Close() { c.end(ReasonRemoved, nil, nil) }
 
-// CloseWith ends the connection with [ReasonRemoved] and tells the client why. Messages that
-// wait for the client are written first, for [Options.WriteTimeout] at most. Until then the
-// id stays taken, the server ignores what the client sends, and treats what others send to
-// it as if the client were absent. The close frame has this code, from 4100 to 4999, and this
-// text of at most 123 bytes.
+// CloseWith ends the connection with [ReasonRemoved] and tells the client why. The messages in
+// the outbox of the client are written first, for [Options.WriteTimeout] at most. Meanwhile the
+// id stays taken, and the server ignores the messages of the client. It treats messages to the
+// client as if the client were absent. The close frame has the given code, from 4100 to 4999,
+// and the given text of at most 123 bytes.
 //
-// A page cannot see the close frame through a PeerJS client. So if text is not empty, an ERROR
-// with it goes out before the close frame: PeerJS emits the error "server-error" and
-// "disconnected", and the page can still use its open channels, or reconnect. To keep it from
-// reconnecting, refuse it in [Options.Authenticate].
+// A page cannot see the close frame through a PeerJS client. So if text is not empty, the
+// server sends the text in an ERROR before the close frame. PeerJS then emits the error
+// "server-error" and the event "disconnected". The open calls and data channels of the page go
+// on, and the page may reconnect. To keep the client out, refuse it in [Options.Authenticate].
 //
 // CloseWith does not wait. It returns an error that wraps [ErrBadClose] if code or text is
 // not allowed, and [ErrNotConnected] if the connection has ended or is being closed already.

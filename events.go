@@ -11,24 +11,23 @@ import (
 
 // Errors that callers can test with [errors.Is].
 var (
-	// ErrNotConnected is returned by a send to an id that is not connected, or to a
-	// connection that has ended. OnError gets an error that wraps it for a client's
+	// ErrNotConnected is returned by a send to an id that is not connected, or to a connection
+	// that has ended. OnError gets an error that wraps ErrNotConnected if a client sends a
 	// message of one of [Options.RelayTypes] to an id that is not connected.
 	ErrNotConnected = errors.New("peer: not connected")
 
-	// ErrSlowConsumer is returned by a send that does not fit the client's outbox. The
-	// server then closes the client with [ReasonSlowConsumer], unless OPEN has not been
-	// written yet: then only the message is dropped.
+	// ErrSlowConsumer is returned by a send if the outbox of the client is full. The server
+	// then closes the client with [ReasonSlowConsumer], unless OPEN has not been written yet:
+	// then only the message is dropped.
 	ErrSlowConsumer = errors.New("peer: slow consumer")
 
 	// ErrBadClose is wrapped by the error of [Client.CloseWith] for a code or a text that
 	// it does not allow.
 	ErrBadClose = errors.New("peer: a close needs a code from 4100 to 4999 and at most 123 bytes of UTF-8")
 
-	// ErrInEvent is returned by Shutdown and Close if a function of the host calls them
-	// while the server waits for it: in an event, or in a function of [Options]. The
-	// server closes nevertheless, but the call cannot wait for the end: it would wait
-	// for itself.
+	// ErrInEvent is returned by Shutdown and Close if they are called inside an event or inside
+	// a function of [Options]. The server begins to close. But the call cannot wait for the
+	// end, because the end waits for the function that made the call.
 	ErrInEvent = errors.New("peer: closing, but called from inside an event that cannot be waited for")
 
 	// ErrPanic is wrapped by the error that OnError gets if a function of the host
@@ -36,14 +35,15 @@ var (
 	// calls.
 	ErrPanic = errors.New("peer: panic in a function of the host")
 
-	// ErrUnknownType is wrapped by the error that OnError gets for a message whose type
-	// is neither one of the protocol nor in [Options.RelayTypes] or
-	// [Options.HoldTypes]. The message is dropped. If a function of OnMessage is
-	// registered, the error is not reported, because that function may handle the type.
+	// ErrUnknownType is wrapped by the error that OnError gets for a message of a type that the
+	// server does not relay: the type is missing, or only the server may send it, or it is not
+	// in [Options.RelayTypes] or [Options.HoldTypes]. The message is dropped. If a function of
+	// OnMessage is registered, the error is not reported, because that function may handle the
+	// type.
 	ErrUnknownType = errors.New("peer: unknown message type")
 
-	// ErrNoDestination is wrapped by the error that OnError gets for a message that
-	// would be relayed, but has no destination.
+	// ErrNoDestination is wrapped by the error that OnError gets for a message of a relayed
+	// type without a destination.
 	ErrNoDestination = errors.New("peer: message without a destination")
 
 	// ErrJoinNotAllowed is wrapped by the error that OnError gets for a
@@ -63,7 +63,7 @@ type Reject struct {
 	Message string
 }
 
-// Error returns Message behind the prefix of this package.
+// Error returns Message after the prefix "peer: rejected: ".
 func (r *Reject) Error() string { return "peer: rejected: " + r.Message }
 
 // A DisconnectReason says why a connection ended. It is also an error: the
@@ -76,18 +76,18 @@ const (
 	ReasonClientClosed DisconnectReason = iota + 1
 	// ReasonConnectionLost: the connection ended without a close frame.
 	ReasonConnectionLost
-	// ReasonLeft: the client sent LEAVE without a destination.
+	// ReasonLeft: the client sent LEAVE without a destination. A function of OnLeave also gets
+	// this reason for a client that left a room and is still connected.
 	ReasonLeft
 	// ReasonAliveTimeout: the client was silent for [Options.AliveTimeout].
 	ReasonAliveTimeout
-	// ReasonReplaced: a new connection with the same id and the same token came, as
-	// when a peer has lost its network and connects again.
+	// ReasonReplaced: a newcomer with the same token took the id over, for example because the
+	// peer had lost its network and reconnected.
 	ReasonReplaced
-	// ReasonOverridden: [Options.AllowOverride] gave the id to a connection with another
-	// token.
+	// ReasonOverridden: [Options.AllowOverride] gave the id to a newcomer with another token.
 	ReasonOverridden
-	// ReasonUnresponsive: the client did not answer a ping in [Options.ProbeTimeout]
-	// when another client asked for its id.
+	// ReasonUnresponsive: a newcomer asked for the id, and the client did not answer a ping
+	// within [Options.ProbeTimeout].
 	ReasonUnresponsive
 	// ReasonRemoved: the host called [Client.Close], [Client.CloseWith] or
 	// [Realm.RemoveClient].
@@ -166,12 +166,12 @@ func (r DisconnectReason) closeCode() (code uint16, text string) {
 	return reasons[r].code, reasons[r].name
 }
 
-// OnConnection registers a function that the server calls when a client has been
-// admitted: [Realm.Client] finds it, and nothing that it sent has been read. The client
-// reads OPEN when all functions of OnConnection have returned, at the latest when
-// [Options.HandshakeTimeout] is over. So a page that has read OPEN can rely on what they
-// did. Messages that they send with [Client.Send], [Realm.Join] or [Realm.Broadcast]
-// follow right after OPEN.
+// OnConnection registers a function that the server calls when a client has been admitted.
+// [Realm.Client] finds the client by then, and the server has read no message from it yet. The
+// client reads OPEN when all functions of OnConnection have returned, at the latest when
+// [Options.HandshakeTimeout] is over. So a page that has read OPEN can rely on what these
+// functions did. Messages that these functions send with [Client.Send], [Realm.Join] or
+// [Realm.Broadcast] follow right after OPEN.
 //
 // The following holds for all events. Each OnConnection is followed by exactly one
 // OnDisconnect. Events of one connection never overlap. For one id, the OnDisconnect of
@@ -206,20 +206,21 @@ func (s *Server) OnMessage(f func(c *Client, m Message)) (remove func()) {
 //   - A client made a mistake, and the server dropped its message: [ErrBadMessage],
 //     [ErrUnknownType], [ErrNoDestination], [ErrJoinNotAllowed], or [ErrNotConnected] for
 //     a type that is not held for an absent id. The text names the option that decides.
-//   - Authenticate, Authorize, AllowJoin or GenerateClientID returned an error that is
-//     not a [Reject].
+//   - Authenticate, AllowJoin or GenerateClientID returned an error that is not a [Reject],
+//     or Authorize returned any error.
+//   - GenerateClientID returned an id that is not valid, or ten ids that were all taken.
 //   - A function of the host panicked ([ErrPanic]).
 //
 // c is nil if there is no admitted client. [Server.OnConnection] says what holds for all
 // events of a client.
 func (s *Server) OnError(f func(c *Client, err error)) (remove func()) { return s.events.error.add(f) }
 
-// OnRefuse registers a function that the server calls when it refuses the request of a
-// client that asked for a socket, before the client is told (for the cause "bad upgrade",
-// after it). The cause is one of the keys of [Stats.Refused]; id is what the client asked
-// for, and may be anything. The answer waits for f. Calls for different requests run concurrently. A panic is reported to
-// OnError, and the client is refused nevertheless. [Server.OnConnection] says what remove
-// does.
+// OnRefuse registers a function that the server calls when it refuses the request of a client
+// that asked for a socket. The server calls f before it answers the client; only for the cause
+// "bad upgrade" it has answered before. The cause is one of the keys of [Stats.Refused]. The id
+// is the text that the client sent as its id, and may be any text. Calls for different requests
+// run concurrently. A panic is reported to OnError, and the client is refused nevertheless.
+// [Server.OnConnection] says what remove does.
 func (s *Server) OnRefuse(f func(r *http.Request, id, cause string)) (remove func()) {
 	return s.events.refuse.add(f)
 }

@@ -51,12 +51,12 @@ func (s *Server) tellConnected(c *Client) {
 }
 
 // OnJoin registers a function that the server calls when a client has become a member of a
-// room. For each client, OnJoin and [Server.OnLeave] are called in the order in which it
-// joins and leaves, between its OnConnection and its OnDisconnect. If a client joins during
-// another event of its own, OnJoin follows that event; joins and leaves wait in memory until
-// then. When a successor stays in the rooms of its predecessor, neither is called: OnLeave
-// then comes for the successor, without an OnJoin. [Server.OnConnection] says what holds for
-// all events.
+// room. For each client, OnJoin and [Server.OnLeave] are called in the order in which it joins
+// and leaves, between its OnConnection and its OnDisconnect. If a client joins during another
+// event of its own, OnJoin follows that event; joins and leaves wait in memory until then. When
+// a successor stays in the rooms of its predecessor, neither is called at that time. When the
+// successor leaves such a room later, OnLeave is called for it, although OnJoin was not.
+// [Server.OnConnection] says what holds for all events.
 func (s *Server) OnJoin(f func(room string, c *Client)) (remove func()) {
 	s.realm.rooms.watched.Store(true)
 	return s.events.join.add(f)

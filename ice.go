@@ -20,7 +20,7 @@ import (
 //	})
 const TypeICEServers MessageType = "ICE-SERVERS"
 
-// An ICEServer is a STUN or TURN server, or one under several URLs. It is marshalled in the form
+// An ICEServer is a STUN or TURN server. It may have several URLs. It is marshalled in the form
 // of an RTCIceServer of WebRTC.
 type ICEServer struct {
 	URLs       []string `json:"urls"`                 // at least one: "stun:host:3478", "turn:host:3478?transport=udp", "turns:host:5349"
@@ -33,11 +33,12 @@ type ICEServer struct {
 const maxHandle = 64
 
 // TURNCredentials returns a username and a credential for a TURN server that shares the secret
-// (coturn: use-auth-secret, static-auth-secret). They are valid for ttl from now. The username is
-// the time of the end and a name for user, separated by a colon: user itself if it is 1 to 64
-// letters, digits, dashes and underscores, else "~" and a hash of it. The credential is the
-// HMAC-SHA1 of the username, in base64. The convention is that of "A REST API For Access To TURN
-// Services" (draft-uberti-behave-turn-rest-00), which coturn, eturnal and pion follow.
+// (coturn: use-auth-secret, static-auth-secret). They are valid for ttl from now. The username
+// is the time at which the credentials end, a colon, and a name. The name is user if user has 1
+// to 64 characters, all of them letters, digits, dashes or underscores. Otherwise the name is
+// "~" and a hash of user. The credential is the HMAC-SHA1 of the username, in base64. The
+// convention is that of "A REST API For Access To TURN Services"
+// (draft-uberti-behave-turn-rest-00), which coturn, eturnal and pion follow.
 func TURNCredentials(secret []byte, user string, ttl time.Duration) (username, credential string) {
 	username = fmt.Sprintf("%d:%s", time.Now().Add(ttl).Unix(), handle(user))
 	mac := hmac.New(sha1.New, secret)

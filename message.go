@@ -13,11 +13,11 @@ type MessageType string
 
 // The types that PeerJS clients and servers know.
 //
-// OFFER, ANSWER and CANDIDATE carry a WebRTC negotiation from one peer to another. The
-// server relays them to their destination; if that is not connected, the server holds
-// them for [Options.ExpireTimeout]. LEAVE and EXPIRE are relayed, but never held. A LEAVE
-// without destination means that its sender leaves. HEARTBEAT is read and not answered.
-// The other types come from the server only; a client's message of such a type is dropped.
+// OFFER, ANSWER and CANDIDATE carry a WebRTC negotiation from one peer to another. The server
+// relays them to their destination. If the destination is not connected, the server holds them
+// for [Options.ExpireTimeout]. LEAVE and EXPIRE are relayed, but never held. A LEAVE without
+// destination means that its sender leaves. The server does not answer HEARTBEAT. The other
+// types come from the server only; a client's message of such a type is dropped.
 const (
 	TypeHeartbeat MessageType = "HEARTBEAT"
 	TypeOffer     MessageType = "OFFER"
@@ -38,8 +38,8 @@ const (
 // an object with the name of the "room". An unmodified PeerJS client sends them with
 // peer.socket.send and reads them with peer.socket.on("message").
 //
-// A member may have data of its own, any JSON of at most 1,024 bytes, as its name for the
-// others to show.
+// A member may have data that the other members read, for example its name. The data is any
+// JSON of at most 1,024 bytes.
 const (
 	// TypeRoomJoin is a client's request to join a room, with its "data" if it has any.
 	// The answer is [TypeRoomMembers] or [TypeRoomRefused]. A client that is a member already, as after a reconnect, gets
@@ -72,8 +72,9 @@ type Message struct {
 	Payload json.RawMessage // any JSON; nil leaves it out
 }
 
-// ErrBadMessage is wrapped by the error that [Server.OnError] gets for a client's message
-// that is not one JSON object, and by the error of a send whose payload is not JSON.
+// ErrBadMessage is wrapped by the error that [Server.OnError] gets for a client's message that
+// is not one JSON object, or for a message about a room without the name of the room. The error
+// of a send whose payload is not JSON wraps it too.
 var ErrBadMessage = errors.New("peer: bad message")
 
 // A badMessage is [ErrBadMessage] with its cause. It makes its text only when the text is asked

@@ -38,9 +38,9 @@ const (
 	DefaultMaxRoomsPerClient     = 20       // rooms
 )
 
-// Options configure a [Server]. They are copied by [NewServer], so changing them
-// afterwards has no effect. The zero value of every field is a good default,
-// which the field's comment states; a negative limit or timeout means none.
+// Options configure a [Server]. They are copied by [NewServer], so changing them afterwards has
+// no effect. The zero value of a field means its default, which the field's comment states. A
+// negative limit or timeout means that there is none.
 //
 // A field that is a function makes a decision. The server may call it on several
 // goroutines at once, and holds no lock meanwhile. The function may block: only the
@@ -57,9 +57,9 @@ type Options struct {
 	// public: it separates applications and protects nothing. Default [DefaultKey].
 	Key string
 
-	// ExpireTimeout is how long a message waits for a destination that is not
-	// connected (PeerServer "expire_timeout"). Then the server drops everything
-	// that the sender has waiting there, and sends the sender one EXPIRE. Default
+	// ExpireTimeout is how long a message waits for a destination that is not connected
+	// (PeerServer "expire_timeout"). Then the server drops all messages of this sender that are
+	// held for this destination, and sends the sender one EXPIRE. Default
 	// [DefaultExpireTimeout]; negative means that messages wait for ever.
 	ExpireTimeout time.Duration
 
@@ -70,17 +70,16 @@ type Options struct {
 	// [DefaultAliveTimeout]; negative means that no silent client is closed.
 	AliveTimeout time.Duration
 
-	// HandshakeTimeout bounds the time from the upgrade to OPEN. When it is over, the
-	// context of the request that Authenticate was given ends; the server still waits
-	// for an Authenticate that ignores its context. If the functions of OnConnection
-	// take longer, the client reads OPEN before they return. Default
-	// [DefaultHandshakeTimeout]; negative means no limit.
+	// HandshakeTimeout bounds the time from the upgrade to OPEN. When it is over, the context
+	// of the request that Authenticate got ends. If Authenticate ignores this context, the
+	// server still waits for it. If the functions of OnConnection take longer, the client reads
+	// OPEN before they return. Default [DefaultHandshakeTimeout]; negative means no limit.
 	HandshakeTimeout time.Duration
 
-	// WriteTimeout bounds how long a write may make no progress. If a client accepts
-	// no data for this long, the server closes it ([ReasonSlowConsumer]). Over TLS,
-	// the client must accept a whole message in this time. Default
-	// [DefaultWriteTimeout]; negative means no limit.
+	// WriteTimeout bounds the time in which a client accepts no data. If a client accepts no
+	// data for this long, the server closes it ([ReasonSlowConsumer]). Over TLS, the client
+	// must accept a whole message in this time. Default [DefaultWriteTimeout]; negative means
+	// no limit.
 	WriteTimeout time.Duration
 
 	// ConcurrentLimit is how many clients may be connected at once (PeerServer
@@ -103,10 +102,10 @@ type Options struct {
 	TrustedProxies []netip.Prefix
 
 	// TrustUnixProxy trusts a reverse proxy that connects to a Unix socket, like one of
-	// TrustedProxies: such a connection has no address that could stand there. Every
-	// process that may open the socket file is then trusted. Default false: the
-	// addresses of clients behind a Unix socket are unknown, and
-	// ConcurrentLimitPerAddr does not count these clients.
+	// TrustedProxies. Such a connection has no address, so TrustedProxies cannot name it. Every
+	// process that may open the socket file is then trusted. Default false: the addresses of
+	// clients behind a Unix socket are unknown, and ConcurrentLimitPerAddr does not count these
+	// clients.
 	TrustUnixProxy bool
 
 	// AllowDiscovery lets anybody with the key list the connected ids by GET {key}/peers
@@ -114,11 +113,11 @@ type Options struct {
 	AllowDiscovery bool
 
 	// AllowedOrigins are the web origins whose pages may use the server (PeerServer
-	// "corsOptions"), by HTTP (CORS) and by WebSocket (the others get 403). Each has
-	// its scheme: "https://example.com", "https://*.example.com" for the subdomains,
-	// or "*" for all. Pages of the server's own host are always allowed. So are
-	// clients that send no Origin, which browsers always send. Default (empty): any
-	// origin, like PeerServer.
+	// "corsOptions"), by HTTP (CORS) and by WebSocket. A page of another origin that opens a
+	// WebSocket gets 403. Each has its scheme: "https://example.com", "https://*.example.com"
+	// for the subdomains, or "*" for all. Pages of the server's own host are always allowed.
+	// Clients that send no Origin are always allowed too; a browser always sends one. Default
+	// (empty): any origin, like PeerServer.
 	AllowedOrigins []string
 
 	// GenerateClientID makes the ids for GET {key}/id (PeerServer
@@ -128,10 +127,10 @@ type Options struct {
 	// Default: a random UUID, version 4 (RFC 9562).
 	GenerateClientID func(r *http.Request) (string, error)
 
-	// ValidID reports whether an id is well-formed. A client with another id reads an
-	// ERROR and is closed. A rule of your own should bound the length. [StrictID] is
-	// the stricter rule of the PeerJS client. Default: at most 1,024 bytes of valid
-	// UTF-8, not empty, no control characters.
+	// ValidID reports whether an id is well-formed. A client whose id is not well-formed reads
+	// an ERROR and is closed. A rule of your own should bound the length. [StrictID] is the
+	// stricter rule of the PeerJS client. Default: at most 1,024 bytes of valid UTF-8, not
+	// empty, no control characters.
 	ValidID func(id string) bool
 
 	// Authenticate decides whether the client of request r may connect as id. It
@@ -150,9 +149,9 @@ type Options struct {
 	// false.
 	RejectBeforeUpgrade bool
 
-	// AllowOverride decides whether newcomer, a connection with another token, may take
-	// the id of holder over. It can compare [Client.User] of both; newcomer is not
-	// connected yet. [OverrideAlways] always says yes. Default (nil): never.
+	// AllowOverride decides whether newcomer, a client with another token, may take over the id
+	// of holder. It can compare [Client.User] of both; newcomer is not connected yet.
+	// [OverrideAlways] always says yes. Default (nil): never.
 	AllowOverride func(holder, newcomer *Client) bool
 
 	// ProbeAfter is how long the holder of an id must have been silent before the
@@ -161,9 +160,9 @@ type Options struct {
 	// means that no holder is pinged.
 	ProbeAfter time.Duration
 
-	// ProbeTimeout is how long the holder has to answer that ping. Then the server
-	// closes it ([ReasonUnresponsive]), and the newcomer gets the id. Default
-	// [DefaultProbeTimeout]; negative means that no holder is pinged.
+	// ProbeTimeout is how long the holder has to answer the ping of ProbeAfter. If it does not
+	// answer, the server closes it ([ReasonUnresponsive]), and the newcomer gets the id.
+	// Default [DefaultProbeTimeout]; negative means that no holder is pinged.
 	ProbeTimeout time.Duration
 
 	// Authorize decides whether a message may go from a client to its destination. m
@@ -175,26 +174,27 @@ type Options struct {
 	Authorize func(from *Client, m Message) error
 
 	// ICEServers returns the STUN and TURN servers that a client is to use, for example with
-	// credentials of [TURNCredentials]. It is called for each client that is admitted, when
-	// the functions of OnConnection have returned. The client reads the servers in a
-	// [TypeICEServers] right before OPEN, so a page that listens to it has them before its
-	// first call; if HandshakeTimeout is over before, they come behind OPEN. If the result is
-	// empty, the client reads nothing. Default (nil): the page names its servers itself.
+	// credentials of [TURNCredentials]. It is called for each client that is admitted, when the
+	// functions of OnConnection have returned. The client reads the servers in a
+	// [TypeICEServers] right before OPEN, so a page that listens to this message has the
+	// servers before its first call. If HandshakeTimeout is over earlier, the client reads the
+	// servers after OPEN. If the result is empty, the client reads nothing. Default (nil): the
+	// page names its servers itself.
 	ICEServers func(c *Client) []ICEServer
 
 	// ICERefresh is how long the credentials of ICEServers live. When half of it is over,
-	// ICEServers is called again, and the client reads the new servers; [Client.Request] is
-	// nil then. Default [DefaultICERefresh]; negative means that they are sent once.
+	// ICEServers is called again, and the client reads the new servers; [Client.Request] is nil
+	// then. Default [DefaultICERefresh]; negative means that the client reads the servers once.
 	ICERefresh time.Duration
 
-	// RelayTypes are message types of the application that are relayed to a connected
-	// destination; for an absent one they are dropped, and OnError gets
-	// [ErrNotConnected]. Types of the protocol in it have no effect. Default none.
+	// RelayTypes are message types of the application. The server relays a message of such a
+	// type to a connected destination. For an absent destination it drops the message, and
+	// OnError gets [ErrNotConnected]. Types of the protocol have no effect here. Default none.
 	RelayTypes []MessageType
 
-	// HoldTypes are message types of the application that are relayed, and held for an
-	// absent destination like OFFER. Types of the protocol in it have no effect. Default
-	// none.
+	// HoldTypes are message types of the application. The server relays a message of such a
+	// type, and holds it for an absent destination, as it does with OFFER. Types of the
+	// protocol have no effect here. Default none.
 	HoldTypes []MessageType
 
 	// AllowJoin decides whether a client may join a room that it asks for with
@@ -204,24 +204,24 @@ type Options struct {
 	// themselves; only the host adds them, with [Realm.Join].
 	AllowJoin func(c *Client, room string, data json.RawMessage) error
 
-	// KeepRoomsOnOverride lets a newcomer that takes an id over by AllowOverride come into
-	// the rooms of its predecessor, as one with the same token always does, and the other
-	// members are not told. Default false: the predecessor leaves its rooms.
+	// KeepRoomsOnOverride puts a newcomer that takes an id over by AllowOverride into the rooms
+	// of its predecessor. The other members are not told. A newcomer with the token of its
+	// predecessor always gets the rooms. Default false: the predecessor leaves its rooms.
 	KeepRoomsOnOverride bool
 
-	// MaxRooms bounds how many rooms have members. To join one more room fails with
-	// [ErrTooManyRooms]. Default [DefaultMaxRooms]; negative means no bound.
+	// MaxRooms bounds how many rooms have members. At the bound, no client can join a room that
+	// has no members ([ErrTooManyRooms]). Default [DefaultMaxRooms]; negative means no bound.
 	MaxRooms int
 
-	// MaxRoomMembers bounds the members of one room. To join a full room fails with
-	// [ErrRoomFull]. All members are told of each member that joins or leaves, so
-	// the traffic grows with the square of the members. Default
-	// [DefaultMaxRoomMembers]; negative means no bound.
+	// MaxRoomMembers bounds the members of one room. No other client can join a full room
+	// ([ErrRoomFull]). All members are told of each member that joins or leaves, so the traffic
+	// grows with the square of the members. Default [DefaultMaxRoomMembers]; negative means no
+	// bound.
 	MaxRoomMembers int
 
-	// MaxRoomsPerClient bounds the rooms that one client is in. To join one more fails
-	// with [ErrTooManyRooms]. Default [DefaultMaxRoomsPerClient]; negative means no
-	// bound.
+	// MaxRoomsPerClient bounds the rooms that one client is in. At the bound, the client cannot
+	// join another room ([ErrTooManyRooms]). Default [DefaultMaxRoomsPerClient]; negative means
+	// no bound.
 	MaxRoomsPerClient int
 
 	// MaxTokenBytes bounds the token of a client, in bytes. The default has room for a
@@ -242,12 +242,11 @@ type Options struct {
 	// slowly; no message is dropped. Default (0) and negative mean no limit.
 	MessageRate float64
 
-	// MaxOutboxMessages bounds the messages that wait to be written to one client. The
-	// server closes a client whose outbox overflows ([ReasonSlowConsumer]); the other
-	// clients are not affected. Messages that were in the outbox from the start do not
-	// count: those that were held for the client, and up to MaxOutboxMessages that its
-	// predecessor had not received. Default [DefaultMaxOutboxMessages]; negative means
-	// no bound.
+	// MaxOutboxMessages bounds the messages that wait to be written to one client. The server
+	// closes a client whose outbox overflows ([ReasonSlowConsumer]); the other clients are not
+	// affected. Two kinds of messages do not count: messages that were held for the id before
+	// the client connected, and at most MaxOutboxMessages messages that its predecessor had not
+	// received. Default [DefaultMaxOutboxMessages]; negative means no bound.
 	MaxOutboxMessages int
 
 	// MaxOutboxBytes bounds the bytes that wait to be written to one client, as

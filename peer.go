@@ -9,8 +9,9 @@
 //	mux.Handle("/peerjs/", srv)
 //	log.Fatal(http.ListenAndServe("127.0.0.1:8080", mux))
 //
-// A page then makes its peer with new Peer({host, port, path: "/peerjs"}). The server
-// introduces the browsers to each other; data channels and calls run between the browsers.
+// A page then makes its peer with new Peer({host, port, path: "/peerjs"}). The server carries
+// the messages by which two browsers find each other. Data channels and calls run between the
+// browsers.
 //
 // # Wire protocol
 //
@@ -23,23 +24,23 @@
 // # Life of a connection
 //
 // After the upgrade the server checks id, token and key, asks [Options.Authenticate], and
-// decides which connection may have the id. A client that is refused reads the reason.
-// For an admitted client the functions of OnConnection run; then the [Client] gets OPEN
-// and everything that was held for its id.
+// decides which [Client] may have the id. A refused client reads the reason. When the server
+// has admitted a client, it calls the functions of OnConnection. Then the client reads OPEN and
+// the messages that were held for its id.
 //
-// OFFER, ANSWER and CANDIDATE for an id that is not connected are held for
-// [Options.ExpireTimeout]; then the sender gets one EXPIRE. If a connection ends before a
-// message was written to it, the message goes to the connection that takes the id over, or
-// is held for the rest of its time.
+// The server holds OFFER, ANSWER and CANDIDATE for an id that is not connected. After
+// [Options.ExpireTimeout] it drops them, and the sender gets one EXPIRE. If a client ends
+// before such a message was written to it, its successor (the client that takes the id over)
+// gets the message. If there is no successor, the message is held for the rest of its time.
 //
-// To end a connection, the server sends its last message and a close frame, waits at most
-// a second for the client's close frame, and ends the stream.
+// To end a connection, the server sends a last message, if there is one, and a close frame. It
+// waits at most one second for the client's close frame. Then it closes the socket.
 //
 // # Concurrency
 //
-// All methods of [Server], [Realm] and [Client] may be called concurrently and
-// from inside events. An idle client costs one goroutine and one timer of this
-// package; a server without clients has neither.
+// All methods of [Server], [Realm] and [Client] may be called concurrently and from inside
+// events. An idle client costs one goroutine and one timer of this package. A server without
+// clients and without held messages has neither.
 package peer
 
 import (
@@ -55,8 +56,9 @@ import (
 )
 
 // A Server is a PeerJS server as an [http.Handler]. [NewServer] makes one; the zero value
-// cannot be used. [Server.Shutdown] or [Server.Close] ends it. The Shutdown and Close of
-// the [http.Server] around it do not: they do not know upgraded connections.
+// cannot be used. [Server.Shutdown] or [Server.Close] ends it. The methods Shutdown and Close
+// of the [http.Server] around it do not end it, because an http.Server does not know upgraded
+// connections.
 type Server struct {
 	opts   Options
 	relays map[MessageType]retention // type -> how long it is kept; absent: not relayed
@@ -145,8 +147,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 // little more than a second. Functions of the host that do not return delay it for ever.
 func (s *Server) Close() error { return s.Shutdown(context.Background()) }
 
-// Done returns a channel that is closed when [Server.Shutdown] or [Server.Close] begins.
-// Handlers of the host that serve for long, as one with server-sent events, can end then.
+// Done returns a channel that is closed when [Server.Shutdown] or [Server.Close] begins. A
+// handler of the host that runs for long, for example with server-sent events, can wait for
+// this channel and then return.
 func (s *Server) Done() <-chan struct{} { return s.ctx.Done() }
 
 // inEvent reports whether the caller was called by a function of the host that this package has

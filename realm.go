@@ -159,9 +159,9 @@ func (r *Realm) ClearMessageQueue(id string) int {
 	return len(ps)
 }
 
-// Send sends a message of the application to an id. It returns the errors of
-// [Client.Send]. If another connection takes the id over before the message is written,
-// that connection gets it. The message is not held for an id that is not connected.
+// Send sends a message of the application to an id. It returns the errors of [Client.Send]. If
+// another client takes the id over before the message is written, the successor gets it. The
+// message is not held for an id that is not connected.
 func (r *Realm) Send(id string, m Message) error {
 	b, err := m.encode()
 	if err != nil {

@@ -69,12 +69,12 @@ func leftParcel(room, id string, why DisconnectReason) parcel {
 }
 
 // Join makes a client a member of a room: the client gets the list of members
-// ([TypeRoomMembers]), and the other members are told ([TypeRoomJoined]). A client leaves
-// all its rooms when its connection ends. If it connects again with its token
-// ([ReasonReplaced]), it stays in them, and the other members are not told. Join returns
-// [ErrRoomFull], [ErrTooManyRooms], [ErrRoomName], [ErrNotConnected] if the client has ended,
-// or [ErrSlowConsumer] if the client has no room for the list of members (which ends it,
-// unless OPEN has not been written yet).
+// ([TypeRoomMembers]), and the other members are told ([TypeRoomJoined]). A client leaves all
+// its rooms when its connection ends. If it connects again with its token ([ReasonReplaced]),
+// it stays in them, and the other members are not told. Join returns [ErrRoomFull],
+// [ErrTooManyRooms], [ErrRoomName], [ErrNotConnected] if the client has ended, or
+// [ErrSlowConsumer] if the list of members does not fit into the outbox of the client. In the
+// last case the server closes the client, unless OPEN has not been written yet.
 func (r *Realm) Join(room string, c *Client) error { return r.JoinWith(room, c, nil) }
 
 // JoinWith is [Realm.Join] for a member with data that the other members read: JSON of at most
@@ -188,9 +188,9 @@ func (c *Client) Rooms() []string {
 	return slices.Sorted(slices.Values(c.membership.names))
 }
 
-// Broadcast sends a message of the application to all members of a room but those of except,
-// and returns to how many. As with [Client.Send], a member whose outbox overflows is closed.
-// The error wraps [ErrBadMessage] if the payload is not JSON.
+// Broadcast sends a message of the application to all members of a room except the clients in
+// except. It returns to how many members it sent the message. As with [Client.Send], a member
+// whose outbox overflows is closed. The error wraps [ErrBadMessage] if the payload is not JSON.
 func (r *Realm) Broadcast(room string, m Message, except ...*Client) (int, error) {
 	b, err := m.encode()
 	if err != nil {

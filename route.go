@@ -23,17 +23,18 @@ const (
 	ignored                  // neither, and its sender has read that EXPIRE
 )
 
-// Held is what waits for one id that is not connected.
+// Held describes the messages that are held for one id that is not connected.
 type Held struct {
 	ID       string    // the destination
-	Senders  int       // clients whose messages wait
-	Messages int       // messages that wait
-	Bytes    int       // bytes of these
-	Since    time.Time // when the oldest of these was accepted
+	Senders  int       // clients whose messages are held
+	Messages int       // messages that are held
+	Bytes    int       // bytes of these messages
+	Since    time.Time // when the server accepted the oldest of these messages
 }
 
-// Held returns what waits for absent ids, in no particular order. It is a snapshot of each id: what
-// comes or goes during the iteration may or may not be in it.
+// Held returns an entry for each absent id that messages are held for, in no particular order.
+// Each entry is a snapshot. An id or a message that comes or goes during the iteration may or
+// may not be in it.
 func (r *Realm) Held() iter.Seq[Held] {
 	return func(yield func(Held) bool) {
 		for i := range r.shards {

@@ -2,14 +2,15 @@ package peer
 
 import "time"
 
-// Stats is a snapshot of a server: counters, which only grow, and what is there now.
+// Stats is a snapshot of a server. It has counters, which only grow, and the numbers of the
+// present moment.
 type Stats struct {
 	Clients     int // connected now
 	PeakClients int // the most that were connected at once
 	HeldBytes   int // held for absent clients now
 
 	HeldMessages int       // held for absent clients now
-	PartialBytes int       // of messages of which only a part has arrived now, as [Options.MaxPartialBytes] counts them
+	PartialBytes int       // memory for messages of which only a part has arrived now, as [Options.MaxPartialBytes] counts it
 	Rooms        int       // rooms that have members now
 	Members      int       // members of all rooms now; a client counts once for each of its rooms
 	Since        time.Time // when NewServer was called
@@ -25,7 +26,7 @@ type Stats struct {
 	Refused map[string]uint64
 
 	Relayed  uint64 // messages put into the outbox of their destination, EXPIRE included
-	Held     uint64 // messages that waited for an absent destination
+	Held     uint64 // messages that were held for an absent destination
 	Returned uint64 // messages that a connection had not received when it ended, and that were held or went to its successor
 	Expires  uint64 // EXPIRE messages made
 

@@ -26,8 +26,9 @@ type Refusal struct {
 	// Type is the type of the message that the client read: [peer.TypeError], [peer.TypeIDTaken] or
 	// [peer.TypeInvalidKey]. It is "" if the client read no message.
 	Type peer.MessageType
-	// Text is the text for people: that of the message, or that of the close frame if there was no message, or the
-	// first 1024 bytes of the answer without the space around it if Status is not 101.
+	// Text is a text for people. If Status is 101, it is the text of the message, or of the
+	// close frame if there was no message. If Status is not 101, it is the first 1024 bytes of
+	// the answer, without the space around them.
 	Text string
 	// Code is the close code of the socket, [CodeLost] if there was no close frame. It is 0 if Status is not 101.
 	Code int

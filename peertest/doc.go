@@ -35,9 +35,10 @@
 //
 // # Events
 //
-// When [Host.Dial] returns, the functions of OnConnection have returned. The server calls OnMessage and OnDisconnect on
-// other goroutines, perhaps after [Client.Send] and [Client.Close] have returned. In a bubble, wait for them with
-// [synctest.Wait]. Elsewhere, register one more function, which sends to a channel, and receive from that.
+// When [Host.Dial] returns, the functions of OnConnection have returned. The server calls
+// OnMessage and OnDisconnect on other goroutines, perhaps after [Client.Send] and
+// [Client.Close] have returned. In a bubble, wait for them with [synctest.Wait]. Without a
+// bubble, register one more function, which sends to a channel, and receive from this channel.
 //
 //	alice.Close()
 //	synctest.Wait() // OnDisconnect has returned

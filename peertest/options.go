@@ -57,9 +57,10 @@ func (c config) hide(text string) string {
 	return strings.NewReplacer(url.QueryEscape(c.token), "(token)", c.token, "(token)").Replace(text)
 }
 
-// Token is the token that the client sends, the option "token" of PeerJS. Default and "": a token that depends on the
-// id only. So a second client with the same id is for the server the same page, which connects again and takes the id
-// over. For a second page that wants the id, use another token.
+// Token is the token that the client sends, the option "token" of PeerJS. Default and "": a
+// token that depends on the id only. So for the server, a second client with the same id is the
+// same page, which reconnects and takes the id over. For another page that asks for the id, use
+// another token.
 func Token(token string) Option { return func(c *config) { c.token = token } }
 
 // Key is the API key that the client sends, the option "key" of PeerJS. Default and "": [peer.DefaultKey].
