@@ -79,8 +79,8 @@ type Server struct {
 	disconnects [numReasons]atomic.Uint64
 }
 
-// NewServer returns a server with a copy of opts. It starts nothing: there is no
-// goroutine and no timer while nobody is connected and nothing waits.
+// NewServer returns a server with a copy of opts. It starts nothing: there is no goroutine and
+// no timer while no client is connected and no message is held.
 func NewServer(opts Options) *Server {
 	s := &Server{opts: opts.withDefaults(), silent: opts.Logger == nil, since: time.Now()}
 	s.relays = make(map[MessageType]retention)

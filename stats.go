@@ -15,7 +15,8 @@ type Stats struct {
 	Members      int       // members of all rooms now; a client counts once for each of its rooms
 	Since        time.Time // when NewServer was called
 
-	// The bounds of [Options] with the same names; negative means none.
+	// The bounds of the fields of [Options] with these names; negative means that there is no
+	// bound.
 	ConcurrentLimit, MaxRooms, MaxHeldBytes, MaxPartialBytes int
 
 	Accepted uint64 // connections that were admitted: each has got its id
