@@ -15,7 +15,9 @@ type collector struct {
 	stats func() peer.Stats
 }
 
-// A metric is one number of the Stats.
+// A metric is one number of the Stats. Collect leaves a negative number out: only a bound
+// is ever negative, and then there is no bound. A series of -1 would make each comparison
+// with the bound wrong, and a comparison with a missing series finds nothing.
 type metric struct {
 	desc  *prometheus.Desc
 	kind  prometheus.ValueType
@@ -37,6 +39,25 @@ var metrics = []metric{
 		func(st peer.Stats) int { return st.PeakClients }),
 	gauge("peer_held_bytes", "Bytes of the messages that wait for absent destinations now.",
 		func(st peer.Stats) int { return st.HeldBytes }),
+	gauge("peer_held_messages", "Messages that wait for absent destinations now.",
+		func(st peer.Stats) int { return st.HeldMessages }),
+	gauge("peer_partial_bytes", "Bytes of messages of which only a part has arrived now.",
+		func(st peer.Stats) int { return st.PartialBytes }),
+	gauge("peer_rooms", "Rooms that have members now.",
+		func(st peer.Stats) int { return st.Rooms }),
+	gauge("peer_room_members", "Members of all rooms now. A client counts once for each of its rooms.",
+		func(st peer.Stats) int { return st.Members }),
+
+	gauge("peer_clients_limit", "The bound ConcurrentLimit. Without a bound, the series is missing.",
+		func(st peer.Stats) int { return st.ConcurrentLimit }),
+	gauge("peer_rooms_limit", "The bound MaxRooms. Without a bound, the series is missing.",
+		func(st peer.Stats) int { return st.MaxRooms }),
+	gauge("peer_held_limit_bytes", "The bound MaxHeldBytes. Without a bound, the series is missing.",
+		func(st peer.Stats) int { return st.MaxHeldBytes }),
+	gauge("peer_partial_limit_bytes", "The bound MaxPartialBytes. Without a bound, the series is missing.",
+		func(st peer.Stats) int { return st.MaxPartialBytes }),
+	{newDesc("peer_start_time_seconds", "When the server was made, in seconds since 1970."), prometheus.GaugeValue,
+		func(st peer.Stats) float64 { return float64(st.Since.UnixMilli()) / 1000 }},
 
 	counter("peer_connections_accepted_total", "Connections that got OPEN.",
 		func(st peer.Stats) uint64 { return st.Accepted }),
@@ -100,7 +121,9 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	st := c.stats()
 	for _, m := range metrics {
-		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(st))
+		if v := m.value(st); v >= 0 {
+			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, v)
+		}
 	}
 	for _, f := range families {
 		for label, n := range f.values(st) {

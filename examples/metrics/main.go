@@ -1,9 +1,10 @@
 // Command metrics is a PeerJS server that Prometheus can watch: /peerjs/ is for the
-// peers, /metrics for Prometheus, and dashboard.json for Grafana.
+// peers, /metrics for Prometheus, dashboard.json for Grafana, and alerts.yml has alerting
+// rules for Prometheus.
 //
 //	cd examples/metrics && go run .
 //
-// To have the numbers in another program, copy collector.go.
+// To have the numbers in another program, copy collector.go, build.go and handshakes.go.
 package main
 
 import (
@@ -15,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -28,11 +30,14 @@ import (
 // newSite returns the whole application, and the part of it that has to be shut down.
 func newSite(opts peer.Options) (http.Handler, *peer.Server) {
 	srv := peer.NewServer(opts)
+	timed, handshakes := timeHandshakes(srv)
 
 	// A registry of its own: what libraries put into the global one is not ours to show.
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(
 		collector{srv.Stats},
+		buildInfo(debug.ReadBuildInfo()),
+		handshakes,
 		collectors.NewGoCollector(), // goroutines and memory
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), // open files
 	)
@@ -40,7 +45,7 @@ func newSite(opts peer.Options) (http.Handler, *peer.Server) {
 	// The numbers tell nothing about anybody, but how busy a site is may be nobody's
 	// business: on the internet, keep /metrics behind the proxy or on a second listener.
 	mux := http.NewServeMux()
-	mux.Handle("/peerjs/", srv)
+	mux.Handle("/peerjs/", timed)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	return mux, srv
 }

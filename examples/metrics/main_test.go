@@ -31,6 +31,9 @@ const waitLimit = 20 * time.Second
 
 const open = `{"type":"OPEN"}`
 
+// bounded has every bound that has a series.
+var bounded = peer.Options{ConcurrentLimit: 10, MaxRooms: 20, MaxHeldBytes: 30_000, MaxPartialBytes: 40_000}
+
 // A rig is the application on a loopback socket.
 type rig struct {
 	t    testing.TB
@@ -92,11 +95,14 @@ func parse(t testing.TB, text string) scrape {
 	return s
 }
 
-// ours returns the series of the collector, and of these only what is not 0.
+// fixed are the series that do not depend on what clients do, and the times of handshakes.
+var fixed = regexp.MustCompile(`^peer_(\w+_limit(_bytes)?|start_time_seconds|build_info|handshake_duration_seconds_(bucket|sum))\b`)
+
+// ours returns the series of the server that are not 0, without the fixed ones.
 func (s scrape) ours() scrape {
 	some := make(scrape)
 	for series, v := range s {
-		if strings.HasPrefix(series, "peer_") && v != 0 {
+		if strings.HasPrefix(series, "peer_") && v != 0 && !fixed.MatchString(series) {
 			some[series] = v
 		}
 	}
@@ -233,6 +239,7 @@ func TestAScrapeHasTheExactCounts(t *testing.T) {
 	want := scrape{
 		`peer_clients_peak`:                                   3,
 		`peer_connections_accepted_total`:                     3,
+		`peer_handshake_duration_seconds_count`:               3,
 		`peer_connections_refused_total{cause="invalid key"}`: 2,
 		`peer_connections_refused_total{cause="id taken"}`:    1,
 		`peer_messages_relayed_total`:                         3 + 3 + 1 + 1, // with EXPIRE and b's to itself; what was held does not count again
@@ -256,7 +263,7 @@ func TestAScrapeHasTheExactCounts(t *testing.T) {
 }
 
 func TestEveryCauseIsThereFromTheStart(t *testing.T) {
-	r := newRig(t, peer.Options{})
+	r := newRig(t, bounded)
 	got := r.scrape()
 	st := r.srv.Stats()
 	n := len(metrics)
@@ -286,11 +293,17 @@ func TestEachNumberGoesToTheSeriesOfItsName(t *testing.T) {
 		"Accepted": "peer_connections_accepted_total", "Relayed": "peer_messages_relayed_total",
 		"Held": "peer_messages_held_total", "Returned": "peer_messages_returned_total", "Expires": "peer_expires_total",
 		"BytesIn": "peer_received_bytes_total", "BytesOut": "peer_sent_bytes_total",
+		"HeldMessages": "peer_held_messages", "PartialBytes": "peer_partial_bytes",
+		"Rooms": "peer_rooms", "Members": "peer_room_members",
+		"ConcurrentLimit": "peer_clients_limit", "MaxRooms": "peer_rooms_limit",
+		"MaxHeldBytes": "peer_held_limit_bytes", "MaxPartialBytes": "peer_partial_limit_bytes",
 	} {
 		f := reflect.ValueOf(&st).Elem().FieldByName(field)
 		f.Set(reflect.ValueOf(next()).Convert(f.Type()))
 		want[name] = float64(n)
 	}
+	st.Since = time.Unix(int64(next()), 0)
+	want["peer_start_time_seconds"] = float64(n)
 	for cause := range st.Refused {
 		st.Refused[cause] = uint64(next())
 		want[`peer_connections_refused_total{cause="`+cause+`"}`] = float64(n)
