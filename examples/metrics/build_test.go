@@ -12,15 +12,19 @@ import (
 )
 
 func TestBuildInfoNamesTheVersionOfPeer(t *testing.T) {
+	released := &debug.Module{Path: peerModule, Version: "v1.2.3"}
+	forked, local := *released, *released
+	forked.Replace = &debug.Module{Path: "example.org/fork", Version: "v1.2.4"}
+	local.Replace = &debug.Module{Path: "../.."}
 	other := &debug.Module{Path: "example.org/other", Version: "v9.9.9"}
 	for name, c := range map[string]struct {
 		peer *debug.Module
 		want string
 	}{
-		"a released version":    {&debug.Module{Path: peerModule, Version: "v1.2.3"}, "v1.2.3"},
-		"replaced by a fork":    {&debug.Module{Path: peerModule, Version: "v1.2.3", Replace: &debug.Module{Version: "v1.2.4"}}, "v1.2.4"},
-		"replaced by directory": {&debug.Module{Path: peerModule, Version: "v0.0.0", Replace: &debug.Module{Path: "../.."}}, "(devel)"},
-		"another module":        {&debug.Module{Path: peerModule + "js", Version: "v1.2.3"}, "unknown"},
+		"a released version":      {released, "v1.2.3"},
+		"replaced by a fork":      {&forked, "v1.2.4"},
+		"replaced by a directory": {&local, "(devel)"},
+		"another module":          {&debug.Module{Path: peerModule + "js", Version: "v1.2.3"}, "unknown"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Equal(t, c.want, peerVersion(&debug.BuildInfo{Deps: []*debug.Module{other, c.peer}}))

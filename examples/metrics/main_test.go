@@ -96,7 +96,8 @@ func parse(t testing.TB, text string) scrape {
 }
 
 // fixed are the series that do not depend on what clients do, and the times of handshakes.
-var fixed = regexp.MustCompile(`^peer_(\w+_limit(_bytes)?|start_time_seconds|build_info|handshake_duration_seconds_(bucket|sum))\b`)
+var fixed = regexp.MustCompile(
+	`^peer_(\w+_limit(_bytes)?|start_time_seconds|build_info|handshake_duration_seconds_(bucket|sum))\b`)
 
 // ours returns the series of the server that are not 0, without the fixed ones.
 func (s scrape) ours() scrape {
