@@ -252,7 +252,7 @@ func (c *Client) Close() { c.end(ReasonRemoved, nil, nil) }
 // not allowed, and [ErrNotConnected] if the connection has ended or is being closed already.
 func (c *Client) CloseWith(code int, text string) error {
 	if code < minCloseCode || code > maxCloseCode || len(text) > maxCloseText || !utf8.ValidString(text) {
-		return fmt.Errorf("%w: %d with %d bytes", ErrBadClose, code, len(text))
+		return fmt.Errorf("%w: code %d, text of %d bytes", ErrBadClose, code, len(text))
 	}
 	c.mu.Lock()
 	if c.stage > online || c.isClosing() {

@@ -19,7 +19,7 @@ var (
 	// ErrSlowConsumer is returned by a send if the outbox of the client is full. The server
 	// then closes the client with [ReasonSlowConsumer], unless OPEN has not been written yet:
 	// then only the message is dropped.
-	ErrSlowConsumer = errors.New("peer: slow consumer")
+	ErrSlowConsumer = errors.New("peer: the outbox of the client is full")
 
 	// ErrBadClose is wrapped by the error of [Client.CloseWith] for a code or a text that
 	// it does not allow.
@@ -28,7 +28,7 @@ var (
 	// ErrInEvent is returned by Shutdown and Close if they are called inside an event or inside
 	// a function of [Options]. The server begins to close. But the call cannot wait for the
 	// end, because the end waits for the function that made the call.
-	ErrInEvent = errors.New("peer: closing, but called from inside an event that cannot be waited for")
+	ErrInEvent = errors.New("peer: the server is closing, but Shutdown and Close cannot wait for its end inside an event")
 
 	// ErrPanic is wrapped by the error that OnError gets if a function of the host
 	// panics, or ends its goroutine by [runtime.Goexit], which [testing.T.FailNow]

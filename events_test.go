@@ -227,7 +227,7 @@ var mistakes = []struct {
 	{"no destination", `{"type":"OFFER"}`, ErrNoDestination, `OFFER needs "dst"`, ""},
 	{"an empty destination", `{"type":"NOTE","dst":""}`, ErrNoDestination, `NOTE needs "dst"`, ""},
 	{"LEAVE to a number", `{"type":"LEAVE","dst":5}`, ErrNoDestination, `LEAVE needs "dst"`, ""},
-	{"a relayed type for an absent peer", `{"type":"NOTE","dst":"carol"}`, ErrNotConnected, "NOTE for carol; only types in Options.HoldTypes wait", ""},
+	{"a relayed type for an absent peer", `{"type":"NOTE","dst":"carol"}`, ErrNotConnected, "NOTE for carol; only types in Options.HoldTypes are held", ""},
 	{"joining where nobody may", `{"type":"ROOM-JOIN","payload":{"room":"lobby"}}`, ErrJoinNotAllowed, "ROOM-JOIN needs Options.AllowJoin",
 		`{"type":"ROOM-REFUSED","payload":{"room":"lobby","msg":"Clients may not join rooms by themselves here"}}`},
 	{"joining nothing where nobody may", `{"type":"ROOM-JOIN","payload":{"room":5}}`, ErrJoinNotAllowed, "Options.AllowJoin",

@@ -89,8 +89,8 @@ func (s *Server) tellRooms(c *Client, news []roomNews) {
 func (s *Server) tellRefused(r *http.Request, id string, cause refusalCause) {
 	fs := s.events.refuse.get()
 	forEach(0, len(fs), func(i int) {
-		if err := s.ask("in OnRefuse", func() { fs[i](r, id, refusalNames[cause]) }); err != nil {
-			s.fail(nil, fmt.Errorf("in OnRefuse: %w", err))
+		if err := s.ask("OnRefuse", func() { fs[i](r, id, refusalNames[cause]) }); err != nil {
+			s.fail(nil, fmt.Errorf("OnRefuse: %w", err))
 		}
 	})
 }
@@ -220,7 +220,7 @@ func forEach(i, n int, do func(i int)) {
 }
 
 // errGoexit is the error of a function of the host that has ended its goroutine.
-var errGoexit = fmt.Errorf("%w: it has ended its goroutine (runtime.Goexit)", ErrPanic)
+var errGoexit = fmt.Errorf("%w: the function has ended its goroutine (runtime.Goexit)", ErrPanic)
 
 // guard calls f, a function of the host, and returns its panic as an error. It does not
 // return if f ends the goroutine.

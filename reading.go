@@ -35,7 +35,7 @@ func (b *budget) take(n int) bool {
 }
 
 // errPartials ends a connection that would need more of the budget than there is.
-var errPartials = &frameError{ReasonOverloaded, "too much of unfinished messages in all"}
+var errPartials = &frameError{ReasonOverloaded, "all clients together have too much of unfinished messages"}
 
 // errHungUp is the end of the stream.
 var errHungUp = errors.New("the other side has closed the connection")

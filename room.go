@@ -22,7 +22,7 @@ var (
 
 	// ErrRoomName: the name is empty, longer than 1,024 bytes, not UTF-8, or has control
 	// characters.
-	ErrRoomName = errors.New("peer: not a room name")
+	ErrRoomName = errors.New("peer: the name of a room needs 1 to 1,024 bytes of UTF-8 without control characters")
 
 	// ErrRoomData: the data of a member is longer than 1,024 bytes, or not JSON.
 	ErrRoomData = errors.New("peer: the data of a member is not JSON of at most 1,024 bytes")

@@ -90,7 +90,7 @@ func TestTheHostDecidesWhoJoins(t *testing.T) {
 	a.join("broken")
 	a.wantNotLetIn("broken", "You may not join this room")
 	a.join("")
-	a.wantNotLetIn("", "not a room name")
+	a.wantNotLetIn("", "the name of a room needs 1 to 1,024 bytes of UTF-8 without control characters")
 	for _, payload := range []string{`,"payload":[]`, `,"payload":"x"`, `,"payload":null`, `,"payload":{}`, `,"payload":{"room":5}`, `,"payload":{"Room":"x"}`, ``} {
 		a.send(`{"type":"ROOM-JOIN"` + payload + `}`)
 		a.wantNotLetIn("", `A payload with the name of a "room" is needed`)
@@ -403,4 +403,20 @@ func TestTwoPredecessorsInOneRoomLeaveOnePlace(t *testing.T) {
 		}
 		require.NoError(t, realm.check())
 	})
+}
+
+// An error of AllowJoin is the host's, also if it wraps one of this package, as that of a send to another client.
+func TestAnErrorOfAllowJoinIsReportedWhateverItWraps(t *testing.T) {
+	for _, wrapped := range []error{ErrNotConnected, ErrSlowConsumer, ErrRoomFull} {
+		r := newRig(t, Options{AllowJoin: func(*Client, string, json.RawMessage) error {
+			return fmt.Errorf("asking the owner: %w", wrapped)
+		}})
+		errs := make(chan error, 1)
+		r.srv.OnError(func(_ *Client, err error) { errs <- err })
+		a := r.connect("a")
+		a.join("x")
+		a.wantNotLetIn("x", "You may not join this room")
+		require.ErrorIs(t, <-errs, wrapped)
+		require.Empty(t, r.srv.Realm().Rooms())
+	}
 }

@@ -211,7 +211,7 @@ func (ss *session) relay(e *envelope) {
 	case keep == keepUntilExpiry:
 		ss.realm.sendExpire(dst, ss.c.id)
 	case e.typ != TypeLeave && e.typ != TypeExpire && ss.hears():
-		ss.fail(fmt.Errorf("%w: %v for %v; only types in Options.HoldTypes wait", ErrNotConnected, loggable(e.typ), loggable(dst)))
+		ss.fail(fmt.Errorf("%w: %v for %v; only types in Options.HoldTypes are held", ErrNotConnected, loggable(e.typ), loggable(dst)))
 	}
 }
 
@@ -228,7 +228,7 @@ func (ss *session) dropUnroutable(e *envelope, relayed bool) {
 	case slices.Contains(serverTypes, e.typ):
 		ss.fail(fmt.Errorf("%w: only the server sends %v", ErrUnknownType, loggable(e.typ)))
 	case e.typ == "":
-		ss.fail(fmt.Errorf("%w: the message has no \"type\", or one that is no string", ErrUnknownType))
+		ss.fail(fmt.Errorf("%w: the message has no \"type\", or its type is not a string", ErrUnknownType))
 	default:
 		ss.fail(fmt.Errorf("%w: %v is not in Options.RelayTypes or Options.HoldTypes", ErrUnknownType, loggable(e.typ)))
 	}
@@ -246,7 +246,7 @@ func (ss *session) authorized(e *envelope) bool {
 			ss.realm.sendExpire(string(e.dst), ss.c.id)
 		}
 		if err != nil {
-			ss.fail(fmt.Errorf("authorizing: %w", err))
+			ss.fail(fmt.Errorf("Authorize: %w", err))
 		}
 		return false
 	}
@@ -281,26 +281,22 @@ func (ss *session) handleRoom(e *envelope) {
 
 // join makes a client a member of a room, or tells it why not.
 func (ss *session) join(room string, data json.RawMessage) {
-	err := checkRoomData(data)
-	if err == nil && !ss.call(func() { err = ss.opts.AllowJoin(ss.c, room, slices.Clone(data)) }) {
+	err, allowed := checkRoomData(data), error(nil)
+	if err == nil && !ss.call(func() { allowed = ss.opts.AllowJoin(ss.c, room, slices.Clone(data)) }) {
 		return
 	}
-	if err == nil {
+	if err == nil && allowed == nil {
 		err = ss.realm.JoinWith(room, ss.c, data)
 	}
-	if err == nil || errors.Is(err, ErrNotConnected) || errors.Is(err, ErrSlowConsumer) {
-		return // the client has ended
+	switch reject := (*Reject)(nil); {
+	case errors.As(allowed, &reject):
+		ss.refuseRoom(TypeRoomJoin, room, reject.Message)
+	case allowed != nil:
+		ss.fail(fmt.Errorf("AllowJoin: %w", allowed))
+		ss.refuseRoom(TypeRoomJoin, room, "You may not join this room")
+	case err != nil && !errors.Is(err, ErrNotConnected) && !errors.Is(err, ErrSlowConsumer): // else the client has ended
+		ss.refuseRoom(TypeRoomJoin, room, strings.TrimPrefix(err.Error(), "peer: "))
 	}
-	msg := "You may not join this room"
-	if reject := (*Reject)(nil); errors.As(err, &reject) {
-		msg = reject.Message
-	} else if errors.Is(err, ErrRoomFull) || errors.Is(err, ErrTooManyRooms) || errors.Is(err, ErrRoomName) ||
-		errors.Is(err, ErrRoomData) {
-		msg = strings.TrimPrefix(err.Error(), "peer: ")
-	} else {
-		ss.fail(fmt.Errorf("allowing to join: %w", err))
-	}
-	ss.refuseRoom(TypeRoomJoin, room, msg)
 }
 
 // refuseRoom answers a client that asked to join a room and may not. The answer repeats
