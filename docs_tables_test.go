@@ -93,7 +93,7 @@ func TestTheFixedBoundsAreThoseOfTheCode(t *testing.T) {
 		}
 	}
 	require.Equal(t, map[string]string{
-		"held messages in all":             grouped(maxHeldParcels),
+		"held messages in all":                grouped(maxHeldParcels),
 		"name of a room":                      grouped(maxIDBytes) + " bytes",
 		"data of a member":                    grouped(maxRoomData) + " bytes",
 		"text of `Client.CloseWith`":          grouped(maxCloseText) + " bytes",
