@@ -383,6 +383,7 @@ func TestTheEventsDoNotWaitForAPong(t *testing.T) {
 // A frame that never comes whole behind the server's close frame does not keep the server from
 // ending.
 func TestHalfAFrameBehindTheCloseFrameDelaysNobody(t *testing.T) {
+	slow(t)
 	for where, newRig := range map[string]func(*testing.T, Options) *rig{"plain": func(t *testing.T, o Options) *rig { return newRig(t, o) }, "TLS": tlsRig} {
 		t.Run(where, func(t *testing.T) {
 			r := newRig(t, Options{})

@@ -185,6 +185,7 @@ func TestAFloodOfPingsEndsWhoDoesNotReadThePongs(t *testing.T) {
 }
 
 func TestAMessageWithoutEndIsClosedAtTheBound(t *testing.T) {
+	slow(t)
 	begin, fill := rawFrame(rawText, `"`), strings.Repeat("x", 50_000)
 	for name, endless := range map[string][2][]byte{
 		"small fragments": {begin, rawFrame(rawCont, fill[:100])},

@@ -54,6 +54,7 @@ func setLoopback(t *testing.T, on bool) {
 }
 
 func TestAPeerThatVanishesWithoutAWordIsGivenUp(t *testing.T) {
+	slow(t)
 	if !inNamespace(t) {
 		return
 	}

@@ -21,6 +21,7 @@ import (
 //
 // The detectors of races see every call, so the program is built without them.
 func TestAHostThatComputesDelaysNobodyForLong(t *testing.T) {
+	slow(t)
 	program := filepath.Join(t.TempDir(), "compute")
 	out, err := exec.Command("go", "build", "-o", program, "./testdata/compute").CombinedOutput()
 	require.NoError(t, err, "%s", out)

@@ -262,6 +262,7 @@ func TestNewcomersThatStayOutliveOneThatGivesUp(t *testing.T) {
 // A half-open connection, as a lost network leaves it: the kernel still takes
 // what is written, and nobody is there.
 func TestAHalfOpenHolderLosesItsID(t *testing.T) {
+	slow(t)
 	r := newRig(t, Options{ProbeAfter: 1, ProbeTimeout: time.Second})
 	rec := watch(r.srv)
 	r.rawOpen(smallWrites).openAs("a", "holder")

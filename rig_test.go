@@ -379,3 +379,11 @@ func parallel(n int, f func(i int)) {
 	}
 	wg.Wait()
 }
+
+// slow skips a test that takes about a second or more, if short tests are asked for.
+func slow(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes long")
+	}
+}

@@ -49,14 +49,12 @@ const (
 )
 
 func TestNothingIsLostInAStorm(t *testing.T) {
+	slow(t)
 	duration := 3 * time.Second
 	if text := os.Getenv(stormVariable); text != "" {
 		var err error
 		duration, err = time.ParseDuration(text)
 		require.NoError(t, err)
-	}
-	if testing.Short() {
-		duration /= 3
 	}
 	for start := time.Now(); time.Since(start) < duration && !t.Failed(); { // each round has options of its own
 		runStorm(t, min(duration-time.Since(start)+time.Second, 10*time.Second))

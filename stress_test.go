@@ -22,6 +22,7 @@ import (
 // it is what came: all connections together must have read every number once, in
 // order.
 func TestNothingIsLostOrRepeatedWhileAnIDChangesHands(t *testing.T) {
+	slow(t)
 	next := map[string]func(r *rig, n int) *testPeer{
 		"same token": func(r *rig, n int) *testPeer { return r.dial("dst", "t") },
 		"override":   func(r *rig, n int) *testPeer { return r.dial("dst", fmt.Sprint("t", n)) },
@@ -227,6 +228,7 @@ func TestAnIdleClientCostsOneGoroutine(t *testing.T) {
 // the host sends, closes, and makes clients join and leave. The events of an id follow one another, each join has its
 // leave, and nothing is kept of a client that has gone.
 func TestRoomsAndCloseWithInAStorm(t *testing.T) {
+	slow(t)
 	duration := 600 * time.Millisecond
 	if testing.Short() {
 		duration /= 3

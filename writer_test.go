@@ -282,6 +282,7 @@ func TestNothingFollowsAWriteThatFailed(t *testing.T) {
 
 // The same is so for a plain socket, which is written to in another way.
 func TestNothingFollowsAFailedWriteToAPlainSocket(t *testing.T) {
+	slow(t)
 	for name, c := range map[string]struct {
 		end  func(r *rig, p *rawPeer)
 		want string
