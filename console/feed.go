@@ -115,7 +115,7 @@ func (f *feed) noteLocked(s *snapshot) {
 		return
 	}
 	s.point = point{float64(s.stats.Clients)}
-	if len(f.points) > 0 && missed == 1 {
+	if len(f.points) > 0 && missed == 1 && now.at.Sub(f.count.at) >= minSpan {
 		s.point = append(s.point, now.since(f.count)...)
 	}
 	if len(f.points) > 0 {
@@ -126,9 +126,12 @@ func (f *feed) noteLocked(s *snapshot) {
 	f.count, f.newest = now, s.tick
 }
 
+// minSpan is the least time between two snapshots that a rate is made of.
+const minSpan = 500 * time.Millisecond
+
 // since returns how much each counter has grown per second, to a tenth.
 func (c counters) since(before counters) []float64 {
-	seconds := max(c.at.Sub(before.at).Seconds(), 0.001)
+	seconds := c.at.Sub(before.at).Seconds()
 	rate := func(now, then uint64) float64 { return math.Round(10*float64(now-then)/seconds) / 10 }
 	return []float64{
 		rate(c.relayed, before.relayed), rate(c.expires, before.expires),

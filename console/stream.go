@@ -2,6 +2,7 @@ package console
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -118,14 +119,17 @@ type events struct {
 
 func newEvents(w http.ResponseWriter) *events { return &events{w, http.NewResponseController(w)} }
 
-// write writes an event. A ResponseWriter that knows no deadlines is used without one. The
-// ReadTimeout of the http.Server needs no care: it is over when the handler begins.
+// write writes an event. A ResponseWriter that knows no deadlines takes none: a page that does not
+// read could hold up the Shutdown of the host. The ReadTimeout of the http.Server needs no care: it
+// is over when the handler begins.
 func (e *events) write(name string, data any) error {
 	b, err := json.Marshal(data) // it has no line breaks, and escapes < and >
 	if err != nil {
 		return err
 	}
-	e.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err := e.rc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return fmt.Errorf("middleware around the console hides the write deadline: %w", err)
+	}
 	event := append([]byte("retry: "+retryAfter+"\nevent: "+name+"\ndata: "), b...)
 	if _, err := e.w.Write(append(event, "\n\n"...)); err != nil {
 		return err

@@ -239,16 +239,33 @@ func TestNoStreamBeginsAfterShutdown(t *testing.T) {
 	require.Equal(t, 200, res.StatusCode)
 }
 
-// A ResponseWriter that cannot flush would keep the events back.
-func TestAResponseWriterWithoutFlushEndsTheStream(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := New(peer.NewServer(peer.Options{}), Options{Authorize: everybody})
-		w := &plainWriter{header: make(http.Header)}
-		c.ServeHTTP(w, newRequest(t, "/stream"))
-		require.True(t, strings.HasPrefix(w.body.String(), "retry: "))
-		require.Equal(t, 1, strings.Count(w.body.String(), "event: "))
-	})
+// A ResponseWriter that cannot flush would keep the events back. One that knows no deadline could
+// hold up the Shutdown of the host.
+func TestAResponseWriterWithoutFlushOrDeadlineEndsTheStream(t *testing.T) {
+	for name, wrap := range map[string]func(w *plainWriter) http.ResponseWriter{
+		"no flush":    func(w *plainWriter) http.ResponseWriter { return timedWriter{w} },
+		"no deadline": func(w *plainWriter) http.ResponseWriter { return flushWriter{w} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := New(peer.NewServer(peer.Options{}), Options{Authorize: everybody})
+				w := &plainWriter{header: make(http.Header)}
+				c.ServeHTTP(wrap(w), newRequest(t, "/stream")) // returns
+				require.LessOrEqual(t, strings.Count(w.body.String(), "event: "), 1)
+			})
+		})
+	}
 }
+
+// A timedWriter knows deadlines, and cannot flush.
+type timedWriter struct{ *plainWriter }
+
+func (timedWriter) SetWriteDeadline(time.Time) error { return nil }
+
+// A flushWriter can flush, and knows no deadlines.
+type flushWriter struct{ *plainWriter }
+
+func (flushWriter) Flush() {}
 
 type plainWriter struct {
 	header http.Header

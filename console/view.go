@@ -44,7 +44,10 @@ var columns = map[string]func(a, b *row) int{
 // parseQuery reads what a page wants. What makes no sense has the default: all clients by id.
 func parseQuery(v url.Values) query {
 	find := v.Get("find")
-	q := query{find: strings.ToLower(find[:min(len(find), maxFind)]), sort: v.Get("sort"), descending: v.Get("desc") == "1"}
+	if len(find) > maxFind {
+		find = strings.ToValidUTF8(find[:maxFind], "") // the cut may be inside of a character
+	}
+	q := query{find: strings.ToLower(find), sort: v.Get("sort"), descending: v.Get("desc") == "1"}
 	if columns[q.sort] == nil {
 		q.sort = "id"
 	}

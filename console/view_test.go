@@ -165,6 +165,26 @@ func TestARowSaysHowLongTheClientIsSilent(t *testing.T) {
 func TestATextToFindIsCut(t *testing.T) {
 	q := parseQuery(url.Values{"find": {strings.Repeat("X", 10*maxFind)}})
 	require.Equal(t, strings.Repeat("x", maxFind), q.find)
+	q = parseQuery(url.Values{"find": {strings.Repeat("€", maxFind)}}) // of three bytes, which is no divisor
+	require.Equal(t, strings.Repeat("€", maxFind/len("€")), q.find)
+}
+
+// A page may be opened right before a second is over. What happened in a moment is no rate.
+func TestARateIsMadeOfHalfASecondAtLeast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, Options{Authorize: everybody})
+		feed := &r.console.feed
+		feed.now()
+		feed.rest()
+		time.Sleep(6*interval - time.Millisecond)
+		require.Len(t, feed.now().point, 1)
+		ws := r.connect("alice", "t")
+		write(t, ws, `{"type":"HEARTBEAT"}`)
+		time.Sleep(time.Millisecond)
+		require.Equal(t, point{1}, feed.now().point) // not 20,000 bytes a second
+		time.Sleep(interval)
+		require.Len(t, feed.now().point, 5)
+	})
 }
 
 func TestTheChartsHaveAPointForEachSecond(t *testing.T) {

@@ -121,6 +121,11 @@ func (b *inbox) awaitEnd(limit time.Duration) *ending {
 	case <-b.ended:
 		return b.end
 	case <-timer.C:
+	}
+	select { // both may have happened
+	case <-b.ended:
+		return b.end
+	default:
 		return nil
 	}
 }
