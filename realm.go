@@ -96,9 +96,20 @@ func (r *Realm) Client(id string) *Client {
 // ends during the iteration may or may not be among them.
 func (r *Realm) Clients() iter.Seq[*Client] {
 	return func(yield func(*Client) bool) {
+		for c := range r.registered() {
+			if c.Reason() == 0 && !yield(c) {
+				return
+			}
+		}
+	}
+}
+
+// registered is Clients with those that have ended, and are about to be removed.
+func (r *Realm) registered() iter.Seq[*Client] {
+	return func(yield func(*Client) bool) {
 		for i := range r.shards {
 			for _, c := range r.shards[i].snapshot() {
-				if c.Reason() == 0 && !yield(c) {
+				if !yield(c) {
 					return
 				}
 			}

@@ -94,7 +94,7 @@ func (s *Server) sweep(addr netip.Addr, sw *sweep) {
 	s.sweeps.mu.Unlock()
 	ctx, cancel := context.WithTimeout(s.ctx, vacancyTimeout)
 	defer cancel()
-	for c := range s.realm.Clients() {
+	for c := range s.realm.registered() {
 		if (!addr.IsValid() || c.limitAddr == addr) && ctx.Err() == nil && s.hasLeft(ctx, c) && c.mayBeReplacedBy(nil) {
 			s.realm.remove(c)
 		}

@@ -265,16 +265,22 @@ func TestALookFreesTheIDsOfThoseThatHaveEnded(t *testing.T) {
 		"evicted": {func(c *Client) { c.evict(new(Client), ReasonReplaced, nil) }, 1},
 		"well":    {func(*Client) {}, 1},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				srv := NewServer(Options{AliveTimeout: -1})
-				client, _ := watchedClient(t, srv, "a", netip.Addr{})
-				time.AfterFunc(blindTimeout/2, func() { c.end(client) })
-				srv.makeRoom(t.Context(), netip.Addr{})
-				require.Equal(t, c.left, srv.Realm().Len())
-				closeServer(t, srv)
+		for _, before := range []bool{false, true} { // the reader has not come to the removal yet
+			t.Run(fmt.Sprint(name, ", before: ", before), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					srv := NewServer(Options{AliveTimeout: -1})
+					client, _ := watchedClient(t, srv, "a", netip.Addr{})
+					if before {
+						c.end(client)
+					} else {
+						time.AfterFunc(blindTimeout/2, func() { c.end(client) })
+					}
+					srv.makeRoom(t.Context(), netip.Addr{})
+					require.Equal(t, c.left, srv.Realm().Len())
+					closeServer(t, srv)
+				})
 			})
-		})
+		}
 	}
 }
 

