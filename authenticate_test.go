@@ -55,9 +55,9 @@ var verdicts = []struct {
 	{"reject as something else", func() error { return &Reject{TypeOpen, "Welcome"} }, TypeError, "Welcome", 403, ""},
 	{"reject within", func() error { return fmt.Errorf("secret: %w", &Reject{Message: "Log in first"}) }, TypeError, "Log in first", 403, ""},
 	{"reject with quotes", func() error { return &Reject{Message: "\"Ö\"\n\\"} }, TypeError, "\"Ö\"\n\\", 403, ""},
-	{"error", func() error { return errors.New("secret") }, TypeError, "Authentication failed", 401, "! Authenticate: secret"},
+	{"error", func() error { return errors.New("secret") }, TypeError, "Authentication failed", 401, "! calling Authenticate: secret"},
 	{"panic", func() error { panic("secret") }, TypeError, "Authentication failed", 401,
-		"! Authenticate: peer: panic in a function of the host: secret"},
+		"! calling Authenticate: peer: panic in a function of the host: secret"},
 }
 
 func TestAuthenticateRefuses(t *testing.T) {

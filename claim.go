@@ -108,8 +108,8 @@ func (s *Server) mayOverride(holder, c *Client) (ok bool) {
 	if s.opts.AllowOverride == nil || holder.blocks(c.token) {
 		return false
 	}
-	if err := s.ask("AllowOverride", func() { ok = s.opts.AllowOverride(holder, c) }); err != nil {
-		s.fail(nil, fmt.Errorf("AllowOverride: %w", err))
+	if err := s.ask("calling AllowOverride", func() { ok = s.opts.AllowOverride(holder, c) }); err != nil {
+		s.fail(nil, fmt.Errorf("calling AllowOverride: %w", err))
 		return false
 	}
 	return ok

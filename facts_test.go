@@ -203,7 +203,7 @@ func TestTheHostIsToldOfEveryRefusal(t *testing.T) {
 				}
 				require.Equal(t, []refused{{c.id, cause, "https://bad.example"}, {}}, told)
 				require.EqualValues(t, 1, srv.Stats().Refused[cause])
-				require.Contains(t, rec.all(), "! OnRefuse: peer: panic in a function of the host: which changes nothing")
+				require.Contains(t, rec.all(), "! calling OnRefuse: peer: panic in a function of the host: which changes nothing")
 			})
 		})
 	}

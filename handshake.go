@@ -260,7 +260,7 @@ func (s *Server) check(r *http.Request, p params, c *Client) (user any, why *ref
 
 func (s *Server) authenticate(r *http.Request, p params) (user any, why *refusal) {
 	var err error
-	if panicked := s.ask("Authenticate", func() { user, err = s.opts.Authenticate(r, p.id, p.token) }); panicked != nil {
+	if panicked := s.ask("calling Authenticate", func() { user, err = s.opts.Authenticate(r, p.id, p.token) }); panicked != nil {
 		err = panicked
 	}
 	if gone := r.Context().Err(); gone != nil && s.ctx.Err() == nil && (err == nil || errors.Is(err, gone)) {
@@ -278,6 +278,6 @@ func (s *Server) authenticate(r *http.Request, p params) (user any, why *refusal
 		}
 		return nil, why
 	}
-	s.fail(nil, fmt.Errorf("Authenticate: %w", err))
+	s.fail(nil, fmt.Errorf("calling Authenticate: %w", err))
 	return nil, refuse(refusedAuth, http.StatusUnauthorized, TypeError, "Authentication failed")
 }

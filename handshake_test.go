@@ -178,7 +178,7 @@ func TestTheHostSaysWhichIDsAreValid(t *testing.T) {
 	r.dial("other", "t").wantRefused(TypeError, badID)
 	r.dial("panic", "t").wantRefused(TypeError, badID)
 	r.dial("", "t").wantRefused(TypeError, noParams) // is no question of the rule
-	rec.about(t, "!", "! ValidID: peer: panic in a function of the host: secret")
+	rec.about(t, "!", "! calling ValidID: peer: panic in a function of the host: secret")
 }
 
 func TestStrictID(t *testing.T) {

@@ -89,8 +89,8 @@ func (s *Server) tellRooms(c *Client, news []roomNews) {
 func (s *Server) tellRefused(r *http.Request, id string, cause refusalCause) {
 	fs := s.events.refuse.get()
 	forEach(0, len(fs), func(i int) {
-		if err := s.ask("OnRefuse", func() { fs[i](r, id, refusalNames[cause]) }); err != nil {
-			s.fail(nil, fmt.Errorf("OnRefuse: %w", err))
+		if err := s.ask("calling OnRefuse", func() { fs[i](r, id, refusalNames[cause]) }); err != nil {
+			s.fail(nil, fmt.Errorf("calling OnRefuse: %w", err))
 		}
 	})
 }

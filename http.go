@@ -156,7 +156,7 @@ func (s *Server) serveID(w http.ResponseWriter, r *http.Request) {
 	for range tries {
 		var id string
 		var err error
-		if panicked := s.ask("GenerateClientID", func() { id, err = s.opts.GenerateClientID(r) }); panicked != nil {
+		if panicked := s.ask("calling GenerateClientID", func() { id, err = s.opts.GenerateClientID(r) }); panicked != nil {
 			err = panicked
 		}
 		if reject := (*Reject)(nil); errors.As(err, &reject) {
@@ -167,7 +167,7 @@ func (s *Server) serveID(w http.ResponseWriter, r *http.Request) {
 			err = errors.New("the id is not valid")
 		}
 		if err != nil {
-			s.fail(nil, fmt.Errorf("GenerateClientID: %w", err))
+			s.fail(nil, fmt.Errorf("calling GenerateClientID: %w", err))
 			http.Error(w, "No id could be generated", http.StatusInternalServerError)
 			return
 		}
@@ -177,13 +177,13 @@ func (s *Server) serveID(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	s.fail(nil, fmt.Errorf("GenerateClientID: %d ids in turn were connected already", tries))
+	s.fail(nil, fmt.Errorf("calling GenerateClientID: %d ids in turn were connected already", tries))
 	http.Error(w, "No free id was found", http.StatusServiceUnavailable)
 }
 
 func (s *Server) validID(id string) (ok bool) {
-	if err := s.ask("ValidID", func() { ok = s.opts.ValidID(id) }); err != nil {
-		s.fail(nil, fmt.Errorf("ValidID: %w", err))
+	if err := s.ask("calling ValidID", func() { ok = s.opts.ValidID(id) }); err != nil {
+		s.fail(nil, fmt.Errorf("calling ValidID: %w", err))
 		return false
 	}
 	return ok

@@ -256,7 +256,7 @@ func TestIssuingIDsEndsWhenAllAreTaken(t *testing.T) {
 	require.Equal(t, textPlain, res.Header.Get("Content-Type"))
 	require.NotContains(t, body, "x\n")
 	require.EqualValues(t, 10, calls.Load())
-	rec.about(t, "!", "! GenerateClientID: 10 ids in turn were connected already")
+	rec.about(t, "!", "! calling GenerateClientID: 10 ids in turn were connected already")
 }
 
 func TestIssuingIDsFails(t *testing.T) {
@@ -268,13 +268,13 @@ func TestIssuingIDsFails(t *testing.T) {
 		event    string // "" for none
 	}{
 		{"error", func(*http.Request) (string, error) { return "half", errors.New("the secret database") },
-			500, "No id could be generated", "! GenerateClientID: the secret database"},
+			500, "No id could be generated", "! calling GenerateClientID: the secret database"},
 		{"panic", func(*http.Request) (string, error) { panic("the secret database") },
-			500, "No id could be generated", "! GenerateClientID: peer: panic in a function of the host: the secret database"},
+			500, "No id could be generated", "! calling GenerateClientID: peer: panic in a function of the host: the secret database"},
 		{"empty", func(*http.Request) (string, error) { return "", nil },
-			500, "No id could be generated", "! GenerateClientID: the id is not valid"},
+			500, "No id could be generated", "! calling GenerateClientID: the id is not valid"},
 		{"not valid", func(*http.Request) (string, error) { return "a\r\nb", nil },
-			500, "No id could be generated", "! GenerateClientID: the id is not valid"},
+			500, "No id could be generated", "! calling GenerateClientID: the id is not valid"},
 		{"rejected", func(*http.Request) (string, error) { return "", &Reject{Message: "Log in first"} },
 			403, "Log in first", ""},
 		{"rejected within", func(*http.Request) (string, error) {

@@ -62,13 +62,13 @@ func TestEveryLineOfTheLogHasItsLevel(t *testing.T) {
 		{"an error of Authenticate", func(r *rig) {
 			r.dial("a", "broken").wantRefused(TypeError, "Authentication failed")
 		}, []string{
-			`WARN msg="peer: error" id="" err="Authenticate: of the host"`,
+			`WARN msg="peer: error" id="" err="calling Authenticate: of the host"`,
 			`INFO msg="peer: connection refused" id=a why="Authentication failed"`,
 		}},
 		{"a panic in Authenticate", func(r *rig) {
 			r.dial("a", "panic").wantRefused(TypeError, "Authentication failed")
 		}, []string{
-			`WARN msg="peer: error" id="" err="Authenticate: ` + panicked + `"`,
+			`WARN msg="peer: error" id="" err="calling Authenticate: ` + panicked + `"`,
 			`INFO msg="peer: connection refused" id=a why="Authentication failed"`,
 		}},
 		{"a mistake", func(r *rig) {
@@ -86,7 +86,7 @@ func TestEveryLineOfTheLogHasItsLevel(t *testing.T) {
 			p.close()
 		}, []string{
 			`INFO msg="peer: connected" id=a addr=pipe`,
-			`DEBUG msg="peer: error" id=a err="Authorize: of the host"`,
+			`DEBUG msg="peer: error" id=a err="calling Authorize: of the host"`,
 			`INFO msg="peer: disconnected" id=a why="client closed"`,
 		}},
 		{"a panic in an event", func(r *rig) {
@@ -184,7 +184,7 @@ func TestALogThatPanicsHarmsNobody(t *testing.T) {
 			})
 			rec := watch(srv)
 			srv.OnError(func(_ *Client, err error) {
-				if err.Error() == "Authorize: no" {
+				if err.Error() == "calling Authorize: no" {
 					panic("of the host")
 				}
 			})
@@ -195,7 +195,7 @@ func TestALogThatPanicsHarmsNobody(t *testing.T) {
 			a.send(`{"type":"OFFER","dst":"b"}`)
 			a.wantExpire("b")
 			require.Equal(t, 1011, a.wantEnd())
-			rec.want(t, "+a", "! peer: bad message: not a JSON object", "! Authorize: no", "! "+panicText+": of the host", "-a internal error")
+			rec.want(t, "+a", "! peer: bad message: not a JSON object", "! calling Authorize: no", "! "+panicText+": of the host", "-a internal error")
 			closeServer(t, srv)
 			wantNoGoroutines(t)
 		})

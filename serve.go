@@ -246,7 +246,7 @@ func (ss *session) authorized(e *envelope) bool {
 			ss.realm.sendExpire(string(e.dst), ss.c.id)
 		}
 		if err != nil {
-			ss.fail(fmt.Errorf("Authorize: %w", err))
+			ss.fail(fmt.Errorf("calling Authorize: %w", err))
 		}
 		return false
 	}
@@ -292,7 +292,7 @@ func (ss *session) join(room string, data json.RawMessage) {
 	case errors.As(allowed, &reject):
 		ss.refuseRoom(TypeRoomJoin, room, reject.Message)
 	case allowed != nil:
-		ss.fail(fmt.Errorf("AllowJoin: %w", allowed))
+		ss.fail(fmt.Errorf("calling AllowJoin: %w", allowed))
 		ss.refuseRoom(TypeRoomJoin, room, "You may not join this room")
 	case err != nil && !errors.Is(err, ErrNotConnected) && !errors.Is(err, ErrSlowConsumer): // else the client has ended
 		ss.refuseRoom(TypeRoomJoin, room, strings.TrimPrefix(err.Error(), "peer: "))

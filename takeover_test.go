@@ -129,7 +129,7 @@ func TestAPanicIsNoPermission(t *testing.T) {
 	rec := watch(r.srv)
 	a := r.connect("a")
 	r.dial("a", "other").wantRefused(TypeIDTaken, isTaken)
-	rec.about(t, "!", "! AllowOverride: peer: panic in a function of the host: secret")
+	rec.about(t, "!", "! calling AllowOverride: peer: panic in a function of the host: secret")
 	a.offer("a", `1`)
 	a.wantOffer("a", `1`)
 }
