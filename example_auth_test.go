@@ -295,6 +295,6 @@ func ExampleOptions_users() {
 	// {"type":"OPEN"} <nil>
 	// {"type":"OVERRIDE_CONNECTION","payload":{"msg":"Your id was taken over by another connection"}} <nil>
 	// {"type":"EXPIRE","src":"bob","dst":"carol"} <nil>
-	// Authorize: carol may not call "bob"
+	// calling Authorize: carol may not call "bob"
 	// {"type":"OFFER","src":"alice","dst":"bob"} <nil>
 }
