@@ -246,6 +246,7 @@ func (p *program) arrowsUp() (bad []string) {
 }
 
 func TestTheFilesKeepToThePlan(t *testing.T) {
+	t.Parallel()
 	p := readSource(t).parse(t).resolve()
 	for _, file := range slices.Sorted(maps.Keys(p.files)) {
 		for _, bad := range p.breaches(file) {
@@ -265,6 +266,7 @@ func TestTheFilesKeepToThePlan(t *testing.T) {
 
 // Each ban of the plan is broken once, and so is each of the other rules.
 func TestEveryBreachOfThePlanIsNoticed(t *testing.T) {
+	t.Parallel()
 	src := readSource(t)
 	notices := func(file, text, want string) {
 		t.Helper()

@@ -267,7 +267,8 @@ func TestTwoDevicesThatReconnectSettle(t *testing.T) {
 }
 
 func TestManyDevicesThatReconnectSettle(t *testing.T) {
-	const devices, refusals = 5, 300
+	t.Parallel()
+	const devices, refusals = 5, 120
 	r := newRig(t, Options{AllowOverride: OverrideAlways})
 	rec := watch(r.srv)
 	var all []*device

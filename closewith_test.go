@@ -205,6 +205,7 @@ func TestATakeoverWhileALastWordWaits(t *testing.T) {
 // Many closes at once, each of which comes to one of the two ends.
 func TestLastWordsRaceWithEverything(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	srv := NewServer(Options{AllowOverride: OverrideAlways, ProbeAfter: -1})
 	tl := followEvents(srv)
 	r := serveRig(t, srv, nil)

@@ -384,6 +384,7 @@ func TestTheEventsDoNotWaitForAPong(t *testing.T) {
 // ending.
 func TestHalfAFrameBehindTheCloseFrameDelaysNobody(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for where, newRig := range map[string]func(*testing.T, Options) *rig{"plain": func(t *testing.T, o Options) *rig { return newRig(t, o) }, "TLS": tlsRig} {
 		t.Run(where, func(t *testing.T) {
 			r := newRig(t, Options{})

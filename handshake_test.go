@@ -67,6 +67,7 @@ func chatter() []byte {
 }
 
 func TestRefusalsCanBeRead(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, Options{})
 	rec := watch(r.srv)
 	for _, c := range refusals {

@@ -79,7 +79,7 @@ func TestTheServersAreSentAgainAtHalfOfTheirTime(t *testing.T) {
 				p.want(`{"type":"OPEN"}`)
 				half := opts.withDefaults().ICERefresh / 2
 				start, n := time.Now(), 1
-				for time.Since(start) < 100*time.Minute {
+				for time.Since(start) < 50*time.Minute {
 					first, payload, err := p.readWithin(time.Second)
 					switch {
 					case err != nil: // nothing came
@@ -92,7 +92,7 @@ func TestTheServersAreSentAgainAtHalfOfTheirTime(t *testing.T) {
 				}
 				want := 1
 				if half > 0 {
-					want += int(100 * time.Minute / half)
+					want += int(50 * time.Minute / half)
 				}
 				require.InDelta(t, want, n, 1)
 			})

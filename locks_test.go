@@ -292,12 +292,14 @@ func lockOrder(t *testing.T, src source) map[[2]deed]bool {
 }
 
 func TestUnderALockNothingBlocksAndLocksKeepTheirOrder(t *testing.T) {
+	t.Parallel()
 	for _, bad := range underLocks(t, readSource(t)) {
 		t.Error(bad)
 	}
 }
 
 func TestEveryBreachUnderALockIsNoticed(t *testing.T) {
+	t.Parallel()
 	cases := []struct{ body, want string }{
 		{"c.mu.Lock(); c.socket.conn.SetReadDeadline(past); c.mu.Unlock()", "under Client.mu: a call on a connection"},
 		{"c.mu.Lock(); defer c.mu.Unlock(); c.interrupt()", "under Client.mu: a call on a connection"},

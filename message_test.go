@@ -232,6 +232,7 @@ func nest(n int, pattern, inner string) string {
 }
 
 func TestNestingIsBounded(t *testing.T) {
+	t.Parallel()
 	const limit = 1024
 	for _, field := range []string{"payload", "type", "dst", "src", "other"} {
 		for _, pattern := range []string{"[", "{", "[{", "{[", "[[{", "{{["} {
@@ -267,6 +268,7 @@ func TestEveryLevelClosesAsItOpened(t *testing.T) {
 }
 
 func TestGrammarIsThatOfJSON(t *testing.T) {
+	t.Parallel()
 	for value, valid := range map[string]bool{
 		`0`: true, `-0`: true, `10`: true, `1.0`: true, `0.5`: true, `1e5`: true, `1E+05`: true, `1e-5`: true, `0e0`: true, `-1.25e+10`: true,
 		`-`: false, `+1`: false, `01`: false, `-01`: false, `00`: false, `1.`: false, `.5`: false, `1.e5`: false, `1e`: false, `1e+`: false, `1e+-5`: false,
@@ -342,6 +344,7 @@ func TestUsualMessageIsDecodedWithoutAllocating(t *testing.T) {
 
 // Strings are scanned by eight bytes: what a byte means must not depend on its place.
 func TestEveryByteInEveryPlaceOfAString(t *testing.T) {
+	t.Parallel()
 	for place := range 20 {
 		for c := range 256 {
 			text := []byte(`{"type":"OFFER","dst":"b","payload":"aaaaaaaaaaaaaaaaaaaaaaaa"}`)

@@ -263,6 +263,7 @@ func TestNewcomersThatStayOutliveOneThatGivesUp(t *testing.T) {
 // what is written, and nobody is there.
 func TestAHalfOpenHolderLosesItsID(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := newRig(t, Options{ProbeAfter: 1, ProbeTimeout: time.Second})
 	rec := watch(r.srv)
 	r.rawOpen(smallWrites).openAs("a", "holder")

@@ -350,6 +350,7 @@ func (m naive) check(t *testing.T, q *queue) {
 }
 
 func TestQueueBehavesAsTheNaiveOne(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(200) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		maxPair, maxAll := rnd.IntN(8)-1, rnd.IntN(20)-1

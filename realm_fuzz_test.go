@@ -35,6 +35,7 @@ func FuzzRealm(f *testing.F) {
 // TestTheRealmDoesWhatItsModelSays plays games with more sense than a fuzzer's
 // first ones: most steps are messages, and most clients are there.
 func TestTheRealmDoesWhatItsModelSays(t *testing.T) {
+	t.Parallel()
 	often := []byte{stepConnect, stepConnect, stepOffer, stepOffer, stepOffer, stepCandidate, stepCandidate, stepWait, stepTurn}
 	rnd := rand.New(rand.NewPCG(3, 4))
 	reasons := make(map[string]int)

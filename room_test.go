@@ -291,6 +291,7 @@ func TestAClientHasLeftItsRoomsWhenTheHostIsTold(t *testing.T) {
 // A member whose id changes hands by its own token misses nothing that the room is told.
 func TestABroadcastDuringATakeoverReachesTheMember(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	srv := NewServer(Options{MaxOutboxMessages: -1, MaxOutboxBytes: -1})
 	srv.OnConnection(func(c *Client) {})
 	r := serveRig(t, srv, nil)

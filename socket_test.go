@@ -15,6 +15,7 @@ import (
 )
 
 func TestFramesOfEveryBoundarySizeAreRead(t *testing.T) {
+	t.Parallel()
 	for kind := range wireKinds {
 		t.Run(kind, func(t *testing.T) {
 			w := newWire(t, kind, nil).read()
@@ -36,6 +37,7 @@ func TestFramesOfEveryBoundarySizeAreRead(t *testing.T) {
 }
 
 func TestAFrameMayBeCutAnywhere(t *testing.T) {
+	t.Parallel()
 	for kind := range wireKinds {
 		t.Run(kind, func(t *testing.T) {
 			w := newWire(t, kind, nil).read()

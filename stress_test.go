@@ -39,7 +39,7 @@ func TestNothingIsLostOrRepeatedWhileAnIDChangesHands(t *testing.T) {
 	}
 	for name, next := range next {
 		t.Run(name, func(t *testing.T) {
-			const handovers, atLeast = 100, 2000
+			const handovers, atLeast = 60, 1000
 			r := newRig(t, Options{
 				AllowOverride: OverrideAlways, ExpireTimeout: time.Minute,
 				MaxOutboxMessages: -1, MaxOutboxBytes: -1, MaxHeldPerPair: -1, MaxHeldPerDestination: -1,
@@ -110,6 +110,7 @@ func TestAStrangerCannotSlipIntoATakeover(t *testing.T) {
 // holds the server to its books: whatever was accepted has been written, or was
 // answered with one EXPIRE for its pair.
 func TestEveryMessageArrivesOrExpires(t *testing.T) {
+	t.Parallel()
 	const senders, ids, rounds, burst = 6, 4, 60, 5
 	srv := NewServer(Options{ExpireTimeout: 20 * time.Millisecond, MaxHeldPerPair: 12, MaxHeldPerDestination: 20})
 	r := serveRig(t, srv, nil)

@@ -45,7 +45,7 @@ func tlsRig(t *testing.T, opts Options) *rig {
 
 func TestAnIDIsFreeOnceItsHolderHasLeft(t *testing.T) {
 	slow(t)
-	const tries = 60
+	const tries = 15
 	for where, newRig := range map[string]func(*testing.T, Options) *rig{"plain": func(t *testing.T, o Options) *rig { return newRig(t, o) }, "TLS": tlsRig} {
 		for how, leave := range leavings {
 			t.Run(where+", "+how, func(t *testing.T) {

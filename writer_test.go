@@ -129,7 +129,7 @@ func TestWhatComesWhileTheWriterGoesIsWritten(t *testing.T) {
 // The goroutine that sends a message to a plain socket writes what the socket takes at once, and
 // does not try again: it has messages for others.
 func TestAWriteThatWouldWaitIsTriedOnce(t *testing.T) {
-	const n = 32 << 20 // more than a socket takes
+	const n = 16 << 20 // more than a socket takes
 	_, c := quietClient(t, "plain", Options{MaxOutboxBytes: -1})
 	tries := 0
 	try := c.socket.try
@@ -283,6 +283,7 @@ func TestNothingFollowsAWriteThatFailed(t *testing.T) {
 // The same is so for a plain socket, which is written to in another way.
 func TestNothingFollowsAFailedWriteToAPlainSocket(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for name, c := range map[string]struct {
 		end  func(r *rig, p *rawPeer)
 		want string
