@@ -61,7 +61,7 @@ type Client struct {
 	received         received      // as of the last message
 	sent             struct{ messages, bytes uint64 }
 	meanwhile        func()           // to be called if the client ends while the reader is paused
-	pausedUntil      time.Duration    // when the reader was last paused, since socket.start
+	pausedUntil      time.Duration    // from when silence counts again after a pause, since socket.start
 	reason           DisconnectReason // 0: has not ended
 	cause            error            // what the socket or the protocol had to say about the end
 	farewell         []byte           // last frames, written when the outbox is out of use

@@ -78,8 +78,8 @@ func leftParcel(room, id string, why DisconnectReason) parcel {
 func (r *Realm) Join(room string, c *Client) error { return r.JoinWith(room, c, nil) }
 
 // JoinWith is [Realm.Join] for a member with data that the other members read: JSON of at most
-// 1,024 bytes ("null" is data too), or nil for none. For other data it returns [ErrRoomData]. The data of a client that is a
-// member already does not change.
+// 1,024 bytes ("null" is data too), or nil for none. For other data it returns [ErrRoomData].
+// The data of a client that is a member already does not change.
 func (r *Realm) JoinWith(room string, c *Client, data json.RawMessage) error {
 	if !validID(room) {
 		return ErrRoomName
