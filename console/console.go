@@ -63,9 +63,9 @@ type Options struct {
 	// for the page. Default [DefaultRecent]; negative means none.
 	Recent int
 
-	// Log gets a line for each client that an operator ended, for each request that was
+	// Logger gets a line for each client that an operator ended, for each request that was
 	// refused, and for an Options without Authorize. Default (nil): no log.
-	Log *slog.Logger
+	Logger *slog.Logger
 }
 
 // Password returns an [Options.Authorize] that lets one user in, by HTTP Basic. User and
@@ -106,7 +106,7 @@ type console struct {
 // the [http.Server] around it.
 func New(srv *peer.Server, opts Options) http.Handler {
 	c := &console{
-		srv: srv, authorize: opts.Authorize, log: opts.Log,
+		srv: srv, authorize: opts.Authorize, log: opts.Logger,
 		crossSite: http.NewCrossOriginProtection(),
 		feed:      feed{srv: srv, began: time.Now()},
 	}

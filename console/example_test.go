@@ -19,7 +19,7 @@ func Example() {
 	mux.Handle("/peerjs/", srv)
 	mux.Handle("/console/", console.New(srv, console.Options{
 		Authorize: console.Password("operator", os.Getenv("CONSOLE_PASSWORD")),
-		Log:       slog.Default(),
+		Logger:    slog.Default(),
 	}))
 	log.Fatal(http.ListenAndServe("127.0.0.1:8080", mux))
 }

@@ -47,7 +47,7 @@ func newRig(t testing.TB, opts Options) *rig {
 func newRigWith(t testing.TB, serverOpts peer.Options, opts Options, hs *http.Server) *rig {
 	t.Helper()
 	log := new(lockedBuffer)
-	opts.Log = slog.New(slog.NewTextHandler(log, nil))
+	opts.Logger = slog.New(slog.NewTextHandler(log, nil))
 	srv := peer.NewServer(serverOpts)
 	c := New(srv, opts).(*console)
 	mux := http.NewServeMux()

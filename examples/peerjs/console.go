@@ -40,7 +40,7 @@ func newConsole(srv *peer.Server, cfg config, errs *log.Logger) http.Handler {
 	user, password, _ := strings.Cut(cfg.console, ":")
 	return console.New(srv, console.Options{
 		Authorize: console.Password(user, password),
-		Log:       slog.New(slog.NewTextHandler(printer{errs}, nil)),
+		Logger:    slog.New(slog.NewTextHandler(printer{errs}, nil)),
 	})
 }
 
