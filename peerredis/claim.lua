@@ -1,0 +1,32 @@
+-- Makes a node the holder of an id. KEYS: the id. ARGV: node, token, epoch, over, own, TTL in ms.
+-- The value is "node epoch token" and, until the first renewal, the place before: " node epoch", or "  0".
+-- No field contains a space: the id is only in the key. Epochs stay below 2^53, so numbers are exact.
+-- Returns whether it is granted, and the place before or in the way.
+local node, token, epoch = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local over, own = tonumber(ARGV[4]), tonumber(ARGV[5])
+local value = node .. ' ' .. ARGV[3] .. ' ' .. token
+local before, at = '', '0'
+local there = redis.call('GET', KEYS[1])
+if there then
+  local n, e, t, pn, pe = string.match(there, '^(%S+) (%d+) (%S+) ?(%S*) ?(%d*)$')
+  if not n then return redis.error_reply('ERR the claim is malformed') end
+  local current = tonumber(e)
+  if own > 0 then
+    if n ~= node and current > own then return {0, n, e} end
+    if n == node and current > epoch then -- a repetition that has come late: a greater epoch stays
+      redis.call('PEXPIRE', KEYS[1], ARGV[6])
+      return {1, n, e}
+    end
+  elseif n == node and current == epoch and t == token then
+    if pe == '' then pn, pe = n, e end
+    redis.call('PEXPIRE', KEYS[1], ARGV[6])
+    return {1, pn, pe}
+  elseif current >= epoch or not (n == node or t == token or current == over) then
+    return {0, n, e}
+  end
+  before, at = n, e
+  if n == node and pe ~= '' then before, at = pn, pe end
+end
+if own == 0 then value = value .. ' ' .. before .. ' ' .. at end
+redis.call('SET', KEYS[1], value, 'PX', ARGV[6])
+return {1, before, at}
