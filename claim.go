@@ -17,11 +17,20 @@ var (
 func (s *Server) claim(ctx context.Context, c *Client) *refusal {
 	waits := len(s.events.connection.get()) > 0 || s.opts.ICEServers != nil // OPEN waits for these functions
 	var predecessor *Client
+	var t turn
+	defer t.end(s.realm)
 	for swept := false; ; {
 		holder, err := s.realm.admit(c, predecessor, waits)
 		if err != nil && predecessor != nil {
 			s.realm.remove(predecessor) // evicted for nothing
 			c.inheritedFrom = nil
+		}
+		if errors.Is(err, errUnclaimed) {
+			if why := s.acquire(ctx, c, &t); why != nil {
+				return why
+			}
+			predecessor = nil
+			continue
 		}
 		switch {
 		case errors.Is(err, errClosed):
@@ -33,6 +42,7 @@ func (s *Server) claim(ctx context.Context, c *Client) *refusal {
 			s.makeRoom(ctx, fullAddr(c, err))
 			continue
 		case holder == nil:
+			t.admitted()
 			return nil
 		case c.Reason() != 0:
 			return refuse(refusedGone, 0, TypeError, "Closed by the application")
@@ -53,6 +63,10 @@ func (s *Server) claim(ctx context.Context, c *Client) *refusal {
 		if predecessor = nil; !holder.mayBeReplacedBy(c) {
 			holder.awaitSuccessor() // another newcomer is about to have the id: ask again then
 			continue
+		}
+		if why := s.moveClaim(ctx, c); why != nil {
+			s.realm.remove(holder)
+			return why
 		}
 		holder.awaitWrite()
 		predecessor = holder
@@ -78,6 +92,9 @@ func (s *Server) evict(ctx context.Context, holder, c *Client) *refusal {
 		}
 		return nil
 	case s.mayOverride(holder, c):
+		if why := s.moveClaim(ctx, c); why != nil {
+			return why
+		}
 		c.block(holder.blocked...)
 		c.block(hashOf(holder.token)) // two devices that both reconnect by themselves must not take turns
 		last := notice(TypeOverride, "Your id was taken over by another connection")
@@ -96,6 +113,9 @@ func (s *Server) evict(ctx context.Context, holder, c *Client) *refusal {
 	defer c.socket.watch(cancel)()
 	switch {
 	case !s.answers(ctx, holder):
+		if why := s.moveClaim(ctx, c); why != nil {
+			return why
+		}
 		holder.evict(c, ReasonUnresponsive, nil)
 		return nil
 	case ctx.Err() != nil:
@@ -105,7 +125,7 @@ func (s *Server) evict(ctx context.Context, holder, c *Client) *refusal {
 }
 
 func (s *Server) mayOverride(holder, c *Client) (ok bool) {
-	if s.opts.AllowOverride == nil || holder.blocks(c.token) {
+	if s.opts.AllowOverride == nil || holder.blocks(c.token) || !s.mayAskAbout(holder, c) {
 		return false
 	}
 	if err := s.ask("calling AllowOverride", func() { ok = s.opts.AllowOverride(holder, c) }); err != nil {

@@ -112,6 +112,10 @@ type params struct {
 	quoted         string // the id as a JSON string
 }
 
+// isElsewhere reports whether c stands for a newcomer on another node of the cluster. Such a client has
+// no id as JSON, because nothing is sent to it; a field of its own would make all clients larger.
+func (c *Client) isElsewhere() bool { return c.quoted == "" }
+
 // newClient returns a client for a socket whose handshake is under way.
 func newClient(r *http.Request, s *socket, p params, remote string, limitAddr netip.Addr, opts *Options, t *traffic) *Client {
 	return &Client{
@@ -251,8 +255,8 @@ func (c *Client) Close() { c.end(ReasonRemoved, nil, nil) }
 // CloseWith does not wait. It returns an error that wraps [ErrBadClose] if code or text is
 // not allowed, and [ErrNotConnected] if the connection has ended or is being closed already.
 func (c *Client) CloseWith(code int, text string) error {
-	if code < minCloseCode || code > maxCloseCode || len(text) > maxCloseText || !utf8.ValidString(text) {
-		return fmt.Errorf("%w: code %d, text of %d bytes", ErrBadClose, code, len(text))
+	if err := checkClosing(code, text); err != nil {
+		return err
 	}
 	c.mu.Lock()
 	if c.stage > online || c.isClosing() {
@@ -262,6 +266,14 @@ func (c *Client) CloseWith(code int, text string) error {
 	t := c.closeLocked(&lastWord{code: uint16(code), text: text})
 	c.mu.Unlock()
 	c.do(t)
+	return nil
+}
+
+// checkClosing returns nil if a client may be closed with this code and text.
+func checkClosing(code int, text string) error {
+	if code < minCloseCode || code > maxCloseCode || len(text) > maxCloseText || !utf8.ValidString(text) {
+		return fmt.Errorf("%w: code %d, text of %d bytes", ErrBadClose, code, len(text))
+	}
 	return nil
 }
 

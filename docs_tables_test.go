@@ -46,7 +46,7 @@ func TestTheOptionsAreListedWithTheirDefaults(t *testing.T) {
 // shown returns how the tables show the default of an option.
 func shown(option string, value any) string {
 	inWords := map[string]string{
-		"Path": "`/`", "AllowedOrigins": "any", "Logger": "silent",
+		"Path": "`/`", "AllowedOrigins": "any", "Logger": "silent", "Cluster": "alone",
 		"GenerateClientID": "UUIDv4", "ValidID": grouped(maxIDBytes) + " bytes",
 		"Authenticate": "everybody", "Authorize": "everybody", "AllowOverride": "never", "AllowJoin": "never",
 	}

@@ -25,6 +25,14 @@ var (
 	// it does not allow.
 	ErrBadClose = errors.New("peer: a close needs a code from 4100 to 4999 and at most 123 bytes of UTF-8")
 
+	// ErrEngine is wrapped by the errors that come from the engine of [Options.Cluster].
+	ErrEngine = errors.New("peer: cluster")
+
+	// ErrUserElsewhere is wrapped by the error that OnError gets, once a minute, when
+	// [Options.AllowOverride] cannot decide about a newcomer on another node, because the newcomer or
+	// the holder has a [Client.User]. The newcomer then reads ID-TAKEN. [OverrideAlways] decides always.
+	ErrUserElsewhere = errors.New("peer: the newcomer is on another node, and users do not travel between nodes")
+
 	// ErrInEvent is returned by Shutdown and Close if they are called inside an event or inside
 	// a function of [Options]. The server begins to close. But the call cannot wait for the
 	// end, because the end waits for the function that made the call.
@@ -108,6 +116,9 @@ const (
 	// ReasonOverloaded: the client was sending a large message when all clients together
 	// had reached [Options.MaxPartialBytes].
 	ReasonOverloaded
+	// ReasonClaimLost: a client on another node of the cluster has the id, because this node was
+	// not able to renew its claim in time ([Options.Cluster]).
+	ReasonClaimLost
 
 	reasonRefused // of a client that was never admitted; for the close frame only
 	numReasons    = iota + 1
@@ -124,6 +135,8 @@ const (
 	CloseUnresponsive = 4003
 	// CloseRemoved is for [ReasonRemoved].
 	CloseRemoved = 4004
+	// CloseClaimLost is for [ReasonClaimLost].
+	CloseClaimLost = 4005
 )
 
 // reasons has the name of each reason, and the code of its close frame. A client that sent a close
@@ -148,6 +161,7 @@ var reasons = [numReasons]struct {
 	ReasonPanic:          {"internal error", 1011},
 	ReasonShutdown:       {"server shutdown", 1001},
 	ReasonOverloaded:     {"server overloaded", 1013},
+	ReasonClaimLost:      {"claim lost", CloseClaimLost},
 	reasonRefused:        {"refused", 1008},
 }
 

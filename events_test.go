@@ -38,6 +38,7 @@ var reasonTable = []struct {
 	{ReasonPanic, "internal error", 1011},
 	{ReasonShutdown, "server shutdown", 1001},
 	{ReasonOverloaded, "server overloaded", 1013},
+	{ReasonClaimLost, "claim lost", 4005},
 	{reasonRefused, "refused", 1008},
 }
 
@@ -58,7 +59,7 @@ func TestEveryReasonHasItsNameAndCloseCode(t *testing.T) {
 }
 
 func TestUnknownReasonHasANumber(t *testing.T) {
-	assert.Equal(t, "reason 17", DisconnectReason(numReasons).String())
+	assert.Equal(t, "reason 18", DisconnectReason(numReasons).String())
 	assert.Equal(t, "reason 255", DisconnectReason(255).String())
 	assert.EqualError(t, DisconnectReason(200), "reason 200")
 	assert.Equal(t, "255", fmt.Sprintf("%d", DisconnectReason(255)))

@@ -219,3 +219,14 @@ func appendHead(b []byte, n int) []byte {
 		return binary.BigEndian.AppendUint64(append(b, text, size64), uint64(n))
 	}
 }
+
+// framePayload returns the payload of a whole frame of the server.
+func framePayload(frame []byte) []byte {
+	switch frame[1] {
+	case size16:
+		return frame[4:]
+	case size64:
+		return frame[10:]
+	}
+	return frame[2:]
+}

@@ -31,7 +31,8 @@ const (
 	refusedClosed
 	refusedGone // the client has gone, or its time is over
 	refusedUpgrade
-	numRefusals = iota
+	refusedEngine // the engine of the cluster is away
+	numRefusals   = iota
 )
 
 func refuse(cause refusalCause, status int, t MessageType, text string) *refusal {

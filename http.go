@@ -148,7 +148,7 @@ func (s *Server) servePeers(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Discovery is off", http.StatusUnauthorized)
 		return
 	}
-	writeJSON(w, s.realm.ClientIDs())
+	s.servePeersEverywhere(w, r)
 }
 
 func (s *Server) serveID(w http.ResponseWriter, r *http.Request) {
@@ -171,7 +171,12 @@ func (s *Server) serveID(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "No id could be generated", http.StatusInternalServerError)
 			return
 		}
-		if s.realm.Client(id) == nil {
+		taken, err := s.isTaken(id)
+		if err != nil {
+			http.Error(w, "No id can be checked now", http.StatusServiceUnavailable)
+			return
+		}
+		if !taken {
 			w.Header().Set("Content-Type", "text/html; charset=utf-8")
 			fmt.Fprint(w, id)
 			return
@@ -187,4 +192,23 @@ func (s *Server) validID(id string) (ok bool) {
 		return false
 	}
 	return ok
+}
+
+// servePeersEverywhere lists the ids of all nodes.
+func (s *Server) servePeersEverywhere(w http.ResponseWriter, r *http.Request) {
+	ids, err := s.realm.AllClientIDs(r.Context())
+	if err != nil {
+		http.Error(w, "The list cannot be read now", http.StatusServiceUnavailable)
+		return
+	}
+	writeJSON(w, ids)
+}
+
+// isTaken reports whether an id is connected.
+func (s *Server) isTaken(id string) (bool, error) {
+	if s.realm.Client(id) != nil || s.realm.node == nil {
+		return s.realm.Client(id) != nil, nil
+	}
+	place, err := s.realm.node.place(id)
+	return place.Node != "", err
 }

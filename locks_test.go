@@ -175,7 +175,12 @@ func (l *lockReader) expressions(n ast.Node, held []deed, all map[deed]bool) {
 			if n.Op == token.ARROW {
 				l.note(n.Pos(), held, wait, all)
 			}
-		case *ast.SendStmt, *ast.SelectStmt:
+		case *ast.SelectStmt:
+			if l.hasDefault(n, held, all) { // it does not wait
+				return false
+			}
+			l.note(n.Pos(), held, wait, all)
+		case *ast.SendStmt:
 			l.note(n.Pos(), held, wait, all)
 		case *ast.CallExpr:
 			if strings.HasSuffix(types.ExprString(n.Fun), ".AfterFunc") {
@@ -185,6 +190,19 @@ func (l *lockReader) expressions(n ast.Node, held []deed, all map[deed]bool) {
 		}
 		return true
 	})
+}
+
+// hasDefault reports whether a select has a default case, and reads its cases then.
+func (l *lockReader) hasDefault(s *ast.SelectStmt, held []deed, all map[deed]bool) (yes bool) {
+	for _, c := range s.Body.List {
+		yes = yes || c.(*ast.CommClause).Comm == nil
+	}
+	for _, c := range s.Body.List {
+		if yes {
+			l.block(c.(*ast.CommClause).Body, slices.Clone(held), all)
+		}
+	}
+	return yes
 }
 
 // call notes what a call does.
@@ -309,6 +327,9 @@ func TestEveryBreachUnderALockIsNoticed(t *testing.T) {
 		{"c.mu.Lock(); for range 3 { <-c.ctx.Done() }", "under Client.mu: waiting"},
 		{"c.mu.Lock(); defer c.writers.Wait()", "under Client.mu: waiting"},
 		{"s.work.mu.Lock(); select {}", "under work.mu: waiting"},
+		{"c.mu.Lock(); select { case <-s.ctx.Done(): }", "under Client.mu: waiting"},
+		{"c.mu.Lock(); select { case <-s.ctx.Done(): default: }", ""},
+		{"c.mu.Lock(); select { case <-s.ctx.Done(): default: c.interrupt() }", "under Client.mu: a call on a connection"},
 		{"s.realm.rooms.mu.Lock(); if c == nil { return }; s.realm.Client(c.id)", "under rooms.mu: shard.mu"},
 		{"c.mu.Lock(); func() { s.realm.addrMu.Lock() }()", "under Client.mu: Realm.addrMu"},
 		{"s.work.mu.Lock(); c.connected()", "under work.mu: Client.mu"},

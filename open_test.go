@@ -223,6 +223,7 @@ func TestAJoinThatHasNoRoomBeforeOpenIsRefused(t *testing.T) {
 		require.Len(t, realm.Members("x"), 1)
 		p.wantOpen()
 		p.wantOwn("A")
+		synctest.Wait() // what the client has read is still in its outbox for a moment
 		require.NoError(t, realm.Join("x", c))
 		p.wantMembers("x", "member", "slow")
 		member.want(`{"type":"ROOM-JOINED","payload":{"room":"x","id":"slow"}}`) // and nothing before

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/gopeerjs/peer/cluster"
 )
 
 // The defaults of [Options]. An option that PeerServer has too has the default of its
@@ -277,6 +279,11 @@ type Options struct {
 	// A client that would exceed the bound is closed with 1013 ([ReasonOverloaded]).
 	// Default [DefaultMaxPartialBytes]; negative means no bound.
 	MaxPartialBytes int
+
+	// Cluster joins the server to servers on other machines: together they have one set of ids and of
+	// rooms, and relay messages to each other. Module peerredis has the engine for Redis and Valkey. One engine
+	// serves one server. Default (nil): the server is alone.
+	Cluster cluster.Engine
 
 	// Logger gets one line for each connection, each disconnect and each refusal (level
 	// Info), for each error of a function of the host (Warn), and for each mistake of a

@@ -16,6 +16,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/gopeerjs/peer/cluster"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -49,7 +50,7 @@ var defaults = map[string]any{
 var zeroStays = []string{
 	"Path", "ConcurrentLimitPerAddr", "TrustedProxies", "TrustUnixProxy", "AllowDiscovery", "AllowedOrigins", "Authenticate",
 	"RejectBeforeUpgrade", "AllowOverride", "Authorize", "RelayTypes", "HoldTypes", "MessageRate", "AllowJoin",
-	"ICEServers", "KeepRoomsOnOverride",
+	"ICEServers", "KeepRoomsOnOverride", "Cluster",
 }
 
 // optionDocs returns the comments of the fields of Options in the source.
@@ -145,7 +146,7 @@ func TestWhatIsSetIsKept(t *testing.T) {
 		ProbeAfter: 7, ProbeTimeout: 8, RejectBeforeUpgrade: true, RelayTypes: []MessageType{"R"}, HoldTypes: []MessageType{"H"},
 		MaxMessageSize: 9, MessageRate: 0.5, MaxOutboxMessages: 10, MaxOutboxBytes: 11, MaxHeldPerPair: 12, MaxHeldPerDestination: 13, MaxHeldBytes: 14,
 		MaxRooms: 15, MaxRoomMembers: 16, MaxRoomsPerClient: 17, MaxTokenBytes: 18, MaxPartialBytes: 19, TrustUnixProxy: true,
-		Logger: slog.Default(),
+		Logger: slog.Default(), Cluster: cluster.NewMemory().Engine(),
 	}
 	got := o.withDefaults()
 	before, after := reflect.ValueOf(o), reflect.ValueOf(got)

@@ -67,11 +67,17 @@ type Server struct {
 	events events
 	probes singleflight.Group
 	sweeps sweeps
+	lines  lines // of newcomers that ask other nodes
 
 	ctx       context.Context // ends when the server closes, and with it every handshake
 	cancel    context.CancelFunc
 	work      work
 	noAddress sync.Once // the warning that clients have no address
+
+	answering     atomic.Int64  // asks of other nodes
+	userComplaint atomic.Int64  // when ErrUserElsewhere was last reported, in seconds
+	nodeEnd       sync.Once     // starts the end of the node
+	nodeDone      chan struct{} // closed when the node has left the cluster
 
 	since       time.Time
 	accepted    atomic.Uint64
@@ -100,6 +106,10 @@ func NewServer(opts Options) *Server {
 	}
 	s.relays[TypeLeave], s.relays[TypeExpire] = keepForSuccessor, keepForSuccessor
 	s.realm = newRealm(&s.opts)
+	if s.opts.Cluster != nil {
+		s.nodeDone = make(chan struct{})
+		s.startCluster()
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.work.idle = make(chan struct{})
 	s.sweeps = sweeps{next: make(map[netip.Addr]*sweep), begun: make(map[netip.Addr]time.Time)}
@@ -131,12 +141,23 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for _, c := range s.realm.close() {
 		c.end(ReasonShutdown, nil, nil)
 	}
+	if s.realm.node != nil {
+		s.nodeEnd.Do(s.startLeaving)
+	}
 	if inEvent() {
 		return ErrInEvent
 	}
 	select {
 	case <-s.work.idle:
 		s.realm.timers.Wait()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if s.realm.node == nil {
+		return nil
+	}
+	select {
+	case <-s.nodeDone:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -174,47 +195,3 @@ func inEvent() bool {
 
 // guardName is how the stack calls [guard].
 var guardName = runtime.FuncForPC(reflect.ValueOf(guard).Pointer()).Name()
-
-// work counts the goroutines that a server has to wait for.
-type work struct {
-	mu     sync.Mutex // guards the following
-	n      int
-	closed bool
-	idle   chan struct{} // closed when closed and n is 0
-}
-
-// begin counts one more, unless the server has closed.
-func (w *work) begin() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
-		return false
-	}
-	w.n++
-	return true
-}
-
-// fork counts one more. The caller must be counted itself, so the server has not ended yet.
-func (w *work) fork() {
-	w.mu.Lock()
-	w.n++
-	w.mu.Unlock()
-}
-
-func (w *work) done() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.n--; w.n == 0 && w.closed {
-		wakeMonitor() // the host may compute when Shutdown has returned
-		close(w.idle)
-	}
-}
-
-func (w *work) close() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.closed && w.n == 0 {
-		close(w.idle)
-	}
-	w.closed = true
-}

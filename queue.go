@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"container/list"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -27,8 +28,21 @@ type parcel struct {
 	src       string  // id of the sender; "" for the server itself
 	deadline  time.Time
 	keep      retention
-	continues bool // ANSWER or CANDIDATE: part of a negotiation that an OFFER began
+	continues bool   // ANSWER or CANDIDATE: part of a negotiation that an OFFER began
+	from      uint16 // the node of the cluster that it comes from; 0: this one
+	mark      uint32 // its number between two nodes, if it comes from another one, or has been sent to one; else 0
 }
+
+// sender returns whose parcel p is.
+func (p *parcel) sender() sender {
+	if p.from == 0 && p.keep != keepUntilExpiry {
+		return nobody
+	}
+	return sender{p.src, p.from}
+}
+
+// payload returns the message in the frame of p.
+func (p *parcel) payload() []byte { return framePayload(p.frame) }
 
 // newParcel returns a client's message as it is relayed. quoted is src as a JSON string.
 func newParcel(e *envelope, src, quoted string, keep retention, deadline time.Time) parcel {
@@ -101,12 +115,24 @@ func (t tally) plus(u tally) tally {
 	return tally{t.parcels + u.parcels, t.bytes + u.bytes, t.expired + u.expired}
 }
 
+// A sender is a client, and the node of the cluster that it sent from.
+type sender struct {
+	id   string
+	from uint16 // as that of a parcel
+}
+
+// nobody is the sender of parcels that wait only until it is known whether another node has their
+// destination. It gets no EXPIRE.
+var nobody = sender{from: math.MaxUint16}
+
 // A pair is all that one sender has waiting for one destination. It expires as a whole: an offer
 // is of no use without its candidates, nor are they without it.
 type pair struct {
-	src      string
-	deadline time.Time // of its oldest parcel
+	sender
+	deadline time.Time // of its oldest parcel, or later if it is in grace
 	parcels  []numbered
+	marked   int           // parcels that have been sent to another node, which has not said yet what became of them
+	grace    grace         // it has marked parcels, and its time is over
 	expired  bool          // its sender has read EXPIRE: it has no parcels, and what continues the last offer is not wanted
 	place    *list.Element // in queue.order
 }
@@ -128,22 +154,23 @@ type bounds struct {
 // with one pair, takes no longer if there are many. The zero value is empty. It is not safe
 // for concurrent use.
 type queue struct {
-	pairs       map[string]*pair // by sender
-	order       *list.List       // of *pair, by deadline; nil without any
-	first, next int              // numbers: of the first parcel that came back, and of the next to come
-	tally                        // of what is in the queue now
+	pairs       map[sender]*pair
+	order       *list.List // of *pair, by deadline; nil without any
+	first, next int        // numbers: of the first parcel that came back, and of the next to come
+	unsent      int        // parcels of this node that are not marked
+	tally                  // of what is in the queue now
 }
 
 // fits reports whether p is within the bounds of the queue.
 func (q *queue) fits(p *parcel, b bounds) bool {
-	return (b.perPair < 0 || q.held(p.src) < b.perPair) &&
+	return (b.perPair < 0 || q.held(p.sender()) < b.perPair) &&
 		(b.parcels < 0 || q.parcels < b.parcels) &&
 		(b.bytes < 0 || q.parcels == 0 || q.bytes+len(p.frame) <= b.bytes)
 }
 
-// held returns how many parcels src has waiting.
-func (q *queue) held(src string) int {
-	if at := q.pairs[src]; at != nil {
+// held returns how many parcels a sender has waiting.
+func (q *queue) held(s sender) int {
+	if at := q.pairs[s]; at != nil {
 		return len(at.parcels)
 	}
 	return 0
@@ -170,16 +197,17 @@ func (q *queue) unshift(ps []parcel, accept func(p *parcel) bool) (t tally) {
 
 // add puts p into the pair that it belongs to.
 func (q *queue) add(p parcel, number int) tally {
-	at := q.pairs[p.src]
+	at := q.pairs[p.sender()]
 	if at == nil {
-		at = q.open(p.src, p.deadline)
+		at = q.open(p.sender(), p.deadline)
 	}
 	t := q.revive(at)
-	if p.deadline.Before(at.deadline) {
+	if p.deadline.Before(at.deadline) && at.grace == noGrace {
 		q.order.Remove(at.place)
 		q.line(at, p.deadline)
 	}
 	p.detach()
+	q.countMark(at, &p, +1)
 	at.parcels = append(at.parcels, numbered{p, number})
 	return t.plus(q.count(tally{parcels: 1, bytes: len(p.frame)}))
 }
@@ -191,12 +219,12 @@ func (q *queue) count(t tally) tally {
 }
 
 // open makes a pair without parcels.
-func (q *queue) open(src string, deadline time.Time) *pair {
+func (q *queue) open(s sender, deadline time.Time) *pair {
 	if q.pairs == nil {
-		q.pairs, q.order = make(map[string]*pair), list.New()
+		q.pairs, q.order = make(map[sender]*pair), list.New()
 	}
-	at := &pair{src: src}
-	q.pairs[src] = at
+	at := &pair{sender: s}
+	q.pairs[s] = at
 	q.line(at, deadline)
 	return at
 }
@@ -225,19 +253,19 @@ func (q *queue) revive(at *pair) tally {
 	return q.count(tally{expired: -1})
 }
 
-// expired reports whether the sender src has read EXPIRE for this destination and has had
+// expired reports whether the sender has read EXPIRE for this destination and has had
 // nothing waiting since.
-func (q *queue) expired(src string) bool {
-	at := q.pairs[src]
+func (q *queue) expired(s sender) bool {
+	at := q.pairs[s]
 	return at != nil && at.expired
 }
 
-// expirePair drops everything that src has waiting, and remembers until the deadline of the
-// first of it that src reads EXPIRE.
-func (q *queue) expirePair(src string, deadline time.Time) tally {
-	at := q.pairs[src]
+// expirePair drops everything that a sender has waiting, and remembers until the deadline of the
+// first of it that the sender reads EXPIRE.
+func (q *queue) expirePair(s sender, deadline time.Time) tally {
+	at := q.pairs[s]
 	if at == nil {
-		at = q.open(src, deadline)
+		at = q.open(s, deadline)
 	}
 	t := q.clear(at)
 	at.expired = true
@@ -247,34 +275,41 @@ func (q *queue) expirePair(src string, deadline time.Time) tally {
 // clear takes the parcels out of a pair.
 func (q *queue) clear(at *pair) tally {
 	t := tally{parcels: -len(at.parcels)}
-	for _, p := range at.parcels {
-		t.bytes -= len(p.frame)
+	for i := range at.parcels {
+		t.bytes -= len(at.parcels[i].frame)
+		q.countMark(at, &at.parcels[i].parcel, -1)
 	}
-	at.parcels = nil
+	at.parcels, at.grace = nil, noGrace
 	return q.count(t).plus(q.revive(at))
 }
 
-// drop removes the pair of src with everything that it has waiting.
-func (q *queue) drop(src string) tally {
-	at := q.pairs[src]
+// drop removes the pair of a sender with everything that it has waiting.
+func (q *queue) drop(s sender) tally {
+	at := q.pairs[s]
 	if at == nil {
 		return tally{}
 	}
-	delete(q.pairs, src)
+	delete(q.pairs, s)
 	q.order.Remove(at.place)
 	return q.clear(at)
 }
 
-// expire drops the pairs whose deadline is not after now, and returns the senders that have
-// to be told.
-func (q *queue) expire(now time.Time) (srcs []string, t tally) {
+// expire drops the pairs whose deadline is not after now. It returns the senders that have to be
+// told, and the parcels of senders on other nodes, which tell them.
+func (q *queue) expire(now time.Time) (ss []sender, far []parcel, t tally) {
 	for at := q.soonest(); at != nil && !at.deadline.After(now); at = q.soonest() {
-		if !at.expired {
-			srcs = append(srcs, at.src)
+		switch {
+		case at.sender == nobody || at.expired:
+		case at.from == 0:
+			ss = append(ss, at.sender)
+		default:
+			for _, p := range at.parcels {
+				far = append(far, p.parcel)
+			}
 		}
-		t = t.plus(q.drop(at.src))
+		t = t.plus(q.drop(at.sender))
 	}
-	return srcs, t
+	return ss, far, t
 }
 
 // all returns the parcels in the order of their arrival.

@@ -39,12 +39,15 @@ func taken(q *queue) []parcel {
 	return ps
 }
 
-func dropped(q *queue, src string) int { return -q.drop(src).parcels }
+func dropped(q *queue, src string) int { return -q.drop(sender{id: src}).parcels }
 
 func expireAt(t *testing.T, q *queue, now time.Time) (srcs []string, n int) {
 	t.Helper()
 	before := q.tally
-	srcs, changed := q.expire(now)
+	ss, _, changed := q.expire(now)
+	for _, s := range ss {
+		srcs = append(srcs, s.id)
+	}
 	require.Equal(t, q.tally, before.plus(changed))
 	return srcs, -changed.parcels
 }
@@ -180,19 +183,19 @@ func TestAnExpiredPairIsRememberedUntilItsDeadline(t *testing.T) {
 	for i, src := range []string{"a", "b", "a"} {
 		q.push(par(src, src+fmt.Sprint(i), 10+i))
 	}
-	require.False(t, q.expired("a"))
-	require.Equal(t, tally{parcels: -2, bytes: -4, expired: 1}, q.expirePair("a", at(99)))
-	require.True(t, q.expired("a"))
-	require.Equal(t, tally{expired: 0}, q.expirePair("a", at(99)), "once")
-	require.Equal(t, tally{expired: 1}, q.expirePair("c", at(12)), "of a sender that had nothing waiting")
+	require.False(t, q.expired(sender{id: "a"}))
+	require.Equal(t, tally{parcels: -2, bytes: -4, expired: 1}, q.expirePair(sender{id: "a"}, at(99)))
+	require.True(t, q.expired(sender{id: "a"}))
+	require.Equal(t, tally{expired: 0}, q.expirePair(sender{id: "a"}, at(99)), "once")
+	require.Equal(t, tally{expired: 1}, q.expirePair(sender{id: "c"}, at(12)), "of a sender that had nothing waiting")
 	require.Equal(t, tally{1, 2, 2}, q.tally)
 	wantQueue(t, &q, "b1")
 	wantNext(t, &q, 10)
-	srcs, held := q.expire(at(11))
-	require.Equal(t, []string{"b"}, srcs, "the sender of an expired pair has been told")
+	srcs, _, held := q.expire(at(11))
+	require.Equal(t, []sender{{id: "b"}}, srcs, "the sender of an expired pair has been told")
 	require.Equal(t, tally{parcels: -1, bytes: -2, expired: -1}, held)
-	require.False(t, q.expired("a"))
-	require.True(t, q.expired("c"))
+	require.False(t, q.expired(sender{id: "a"}))
+	require.True(t, q.expired(sender{id: "c"}))
 	require.Equal(t, tally{parcels: 1, bytes: 2, expired: -1}, q.push(par("c", "c3", 20)), "a new offer is a new question")
 	wantNext(t, &q, 12)
 	q.expire(at(12))

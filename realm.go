@@ -13,8 +13,14 @@ import (
 // Locks are taken in this order. While one is held, only those behind it in its line are taken:
 //
 //	shard.mu → rooms.mu → Client.mu
+//	rooms.mu → roomWork.mu → work.mu
 //	shard.mu → Realm.addrMu
+//	shard.mu → node.mu → work.mu
+//	shard.mu → link.mu → work.mu
+//	shard.mu → finder.mu → work.mu
+//	shard.mu → claims.mu → work.mu
 //	sweeps.mu → work.mu
+//	census.mu → work.mu
 //
 // A goroutine holds the lock of one shard and of one client at most. Under a lock there is no call on a connection, no
 // log line and no function of the host: what is to be done afterwards is collected as a todo.
@@ -25,7 +31,9 @@ type Realm struct {
 	opts     *Options
 	seed     maphash.Seed
 	rooms    rooms
+	roomWork *roomWork // nil: the server is no node of a cluster
 	partials budget
+	node     *node // nil: the server is no node of a cluster
 
 	addrMu sync.Mutex         // guards the following
 	addrs  map[netip.Addr]int // limitAddr -> its clients; absent: none. Only kept with ConcurrentLimitPerAddr
@@ -54,6 +62,8 @@ type shard struct {
 	queues  map[string]*waitingQueue // id -> what is held for it; absent: nothing
 	leaving map[string]*Client       // id -> its last connection, while events of that run; absent: they have returned
 
+	far *farShard // nil: the server is no node of a cluster
+
 	traffic traffic
 }
 
@@ -62,6 +72,7 @@ var (
 	errLimit     = errors.New("peer: concurrent limit reached")
 	errAddrLimit = errors.New("peer: concurrent limit of the address reached")
 	errClosed    = errors.New("peer: server closed")
+	errUnclaimed = errors.New("peer: the id is not claimed in the cluster")
 )
 
 func newRealm(opts *Options) *Realm {
@@ -142,9 +153,14 @@ func (r *Realm) Len() int { return int(r.live.Load()) }
 
 // RemoveClient closes the connection of an id with [ReasonRemoved], and reports whether
 // there was one. When it returns, the id is free. Over TLS that can take up to a quarter
-// of a second, if the client does not read. [Client.Close] does not wait.
+// of a second, if the client does not read. [Client.Close] does not wait. With [Options.Cluster], a
+// client on another node is told to end too, and RemoveClient does not wait for that; it waits for the
+// engine, which can take two seconds.
 func (r *Realm) RemoveClient(id string) bool {
 	c := r.Client(id)
+	if c == nil && r.node != nil {
+		return r.kick(id, 0, "")
+	}
 	if c == nil || !c.end(ReasonRemoved, nil, nil) {
 		return false
 	}
@@ -160,7 +176,7 @@ func (r *Realm) ClearMessageQueue(id string) int {
 	var senders []string
 	ps := sh.takeLocked(r, id)
 	for _, p := range ps {
-		if !slices.Contains(senders, p.src) {
+		if p.keep == keepUntilExpiry && !slices.Contains(senders, p.src) {
 			senders = append(senders, p.src)
 		}
 	}
@@ -183,6 +199,8 @@ func (r *Realm) Send(id string, m Message) error {
 	c, t := sh.clients[id], todo(0)
 	if err = ErrNotConnected; c != nil {
 		t, err = c.enqueue(ownParcel(b, keepForSuccessor))
+	} else if sh.far != nil && !sh.closed {
+		err = sh.sendFarLocked(r, id, ownParcel(b, keepForSuccessor))
 	}
 	sh.mu.Unlock()
 	if c != nil {
@@ -213,6 +231,11 @@ func (r *Realm) admit(c, predecessor *Client, waits bool) (holder *Client, err e
 	if err := r.takeSlot(c, holder); err != nil {
 		return nil, err
 	}
+	if holder == nil && !sh.mayAdmitLocked(c) {
+		r.freeSlot(c)
+		return nil, errUnclaimed
+	}
+	sh.admittedLocked(r, c)
 	if len(c.inheritedFrom) > 0 { // a message to a room must find either the predecessor in it or c
 		r.rooms.mu.Lock()
 		defer r.rooms.mu.Unlock()
@@ -256,25 +279,36 @@ func (r *Realm) open(c *Client) {
 
 // remove takes a client that has ended out of the realm, unless it is out already. What it was
 // still to be sent and can be held is held, before anything that came later.
-func (r *Realm) remove(c *Client) {
+func (r *Realm) remove(c *Client) { r.take(c, true) }
+
+// take is remove. If release is false, the id has been given to a client on another node.
+func (r *Realm) take(c *Client, release bool) {
 	c.awaitWrite()
 	sh := r.shard(c.id)
 	sh.mu.Lock()
-	senders := sh.removeLocked(r, c)
+	senders := sh.removeLocked(r, c, release)
 	sh.mu.Unlock()
 	r.sendExpire(c.id, senders...)
 }
 
 // removeLocked returns the senders of what cannot be held.
-func (sh *shard) removeLocked(r *Realm, c *Client) (senders []string) {
+func (sh *shard) removeLocked(r *Realm, c *Client, release bool) (senders []string) {
 	if sh.clients[c.id] != c {
 		return nil
 	}
 	delete(sh.clients, c.id)
 	sh.leaving[c.id] = c
 	r.freeSlot(c)
-	rest, dropped := c.takeUnwritten(nil, keepUntilExpiry)
+	least := keepUntilExpiry
+	if sh.far != nil {
+		least = keepForSuccessor // the successor may be on another node
+	}
+	rest, dropped := c.takeUnwritten(nil, least)
 	sh.traffic.dropped[dropAbsent].Add(uint64(dropped))
+	if sh.far != nil {
+		rest = sh.endClaimLocked(r, c.id, rest, release)
+		defer sh.pushLocked(r, c.id)
+	}
 	if len(rest) == 0 {
 		return nil
 	}
@@ -296,71 +330,6 @@ func (r *Realm) finish(c *Client) {
 	c.finish()
 }
 
-// mayReplace reports whether the limit per address has a slot for c if c takes the id of holder
-// over.
-func (r *Realm) mayReplace(holder, c *Client) bool {
-	limit := r.opts.ConcurrentLimitPerAddr
-	if limit <= 0 || !c.limitAddr.IsValid() || c.limitAddr == holder.limitAddr {
-		return true
-	}
-	r.addrMu.Lock()
-	defer r.addrMu.Unlock()
-	return r.addrs[c.limitAddr] < limit
-}
-
-// takeSlot counts c in the place of its predecessor, which may be nil. If a limit forbids that, it
-// returns the error of the limit.
-func (r *Realm) takeSlot(c, predecessor *Client) error {
-	if limit := r.opts.ConcurrentLimitPerAddr; limit > 0 {
-		r.addrMu.Lock()
-		defer r.addrMu.Unlock()
-		taken := r.addrs[c.limitAddr]
-		if predecessor != nil && predecessor.limitAddr == c.limitAddr {
-			taken--
-		}
-		if taken >= limit && c.limitAddr.IsValid() {
-			return errAddrLimit
-		}
-	}
-	if predecessor != nil {
-		r.countAddrLocked(predecessor, -1)
-		r.countAddrLocked(c, +1)
-		return nil
-	}
-	for {
-		n := r.live.Load()
-		if r.opts.ConcurrentLimit >= 0 && n >= int64(r.opts.ConcurrentLimit) {
-			return errLimit
-		}
-		if r.live.CompareAndSwap(n, n+1) {
-			r.countAddrLocked(c, +1)
-			for peak := r.peak.Load(); n+1 > peak && !r.peak.CompareAndSwap(peak, n+1); {
-				peak = r.peak.Load()
-			}
-			return nil
-		}
-	}
-}
-
-// freeSlot frees the slot that takeSlot took.
-func (r *Realm) freeSlot(c *Client) {
-	r.live.Add(-1)
-	if r.opts.ConcurrentLimitPerAddr > 0 {
-		r.addrMu.Lock()
-		r.countAddrLocked(c, -1)
-		r.addrMu.Unlock()
-	}
-}
-
-func (r *Realm) countAddrLocked(c *Client, d int) {
-	if r.opts.ConcurrentLimitPerAddr <= 0 {
-		return
-	}
-	if r.addrs[c.limitAddr] += d; r.addrs[c.limitAddr] == 0 {
-		delete(r.addrs, c.limitAddr)
-	}
-}
-
 // close admits nobody from now on, drops what is held, and returns the clients.
 func (r *Realm) close() []*Client {
 	var cs []*Client
@@ -369,6 +338,9 @@ func (r *Realm) close() []*Client {
 		sh.mu.Lock()
 		sh.closed = true
 		for id := range sh.queues {
+			if sh.far != nil && sh.far.claims[id] != nil {
+				continue // what is from other nodes goes back when the claim ends, behind what was before it
+			}
 			sh.traffic.dropped[dropShutdown].Add(uint64(len(sh.takeLocked(r, id))))
 		}
 		sh.mu.Unlock()

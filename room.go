@@ -8,6 +8,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/gopeerjs/peer/cluster"
 )
 
 // Errors of [Realm.Join] and [Realm.JoinWith].
@@ -37,7 +40,8 @@ const maxRoomData = 1024
 // see them in the same order, and a client that joins gets the list of members before any change
 // to it.
 type rooms struct {
-	watched atomic.Bool // the host is told of joins and leaves
+	watched   atomic.Bool // the host is told of joins and leaves
+	clustered bool        // fixed: a room can have members on other nodes
 
 	mu    sync.Mutex       // guards the following
 	rooms map[string]*room // by name; absent: the room has no members
@@ -48,6 +52,7 @@ type rooms struct {
 type room struct {
 	members map[*Client]json.RawMessage // with their data; nil: none
 	listed  int                         // bytes that the members take in the list of them, about
+	farMembers
 }
 
 // joinedParcel is what members are told of a newcomer.
@@ -88,6 +93,9 @@ func (r *Realm) JoinWith(room string, c *Client, data json.RawMessage) error {
 		return err
 	}
 	data = slices.Clone(data)
+	if r.node != nil {
+		return r.joinFar(room, c, data)
+	}
 	joined := joinedParcel(room, c.id, data)
 	var ds deliveries
 	defer func() { ds.finish() }()
@@ -133,7 +141,13 @@ func (r *Realm) leave(room string, c *Client, why DisconnectReason) bool {
 		r.rooms.mu.Unlock()
 		return false
 	}
-	ds := rm.tellLocked(left, nil)
+	if r.node != nil {
+		r.roomWork.add(room, func(j *roomJob) { j.leave(c.id, why) })
+	}
+	var ds deliveries
+	if !rm.isFar(c.id) { // else it is a member on another node now
+		ds = rm.tellLocked(left, nil)
+	}
 	ds = append(ds, r.rooms.removeLocked(room, c, roomNews{room, why}))
 	r.rooms.mu.Unlock()
 	ds.finish()
@@ -208,9 +222,19 @@ func (r *Realm) Broadcast(room string, m Message, except ...*Client) (int, error
 		}
 	}
 	ds := rm.tellLocked(p, except)
-	r.rooms.mu.Unlock()
+	far := rm.farIDs()
+	if rm == nil && r.node != nil {
+		r.rooms.mu.Unlock()
+		far, err = r.readRoom(room)
+	} else {
+		r.rooms.mu.Unlock()
+	}
 	ds.finish()
-	return n, nil
+	for _, id := range far {
+		_, d := r.route(id, p)
+		d.finish()
+	}
+	return n + len(far), err
 }
 
 // checkRoomData returns nil if data may be that of a member.
@@ -224,11 +248,10 @@ func checkRoomData(data json.RawMessage) error {
 // replaceLocked puts a client in the place of its predecessor in all rooms of the predecessor.
 func (rs *rooms) replaceLocked(predecessor, c *Client) {
 	for _, room := range predecessor.Rooms() {
-		data := rs.rooms[room].members[predecessor]
-		rs.removeLocked(room, predecessor)
-		if !rs.rooms[room].has(c) {
-			rs.addLocked(room, c, data)
+		if rm := rs.rooms[room]; !rm.has(c) {
+			rs.addLocked(room, c, rm.members[predecessor])
 		}
+		rs.removeLocked(room, predecessor)
 	}
 }
 
@@ -241,7 +264,7 @@ func (rs *rooms) fitsLocked(rm *room, c *Client, data json.RawMessage, opts *Opt
 		return ErrTooManyRooms
 	case rm == nil:
 		return nil
-	case opts.MaxRoomMembers >= 0 && len(rm.members) >= opts.MaxRoomMembers:
+	case opts.MaxRoomMembers >= 0 && len(rm.members)+len(rm.far) >= opts.MaxRoomMembers:
 		return ErrRoomFull
 	case opts.MaxOutboxBytes >= 0 && rm.listed+listedSize(c, data) > opts.MaxOutboxBytes:
 		return ErrRoomFull
@@ -262,6 +285,9 @@ func (rs *rooms) addLocked(name string, c *Client, data json.RawMessage) *room {
 	rm := rs.rooms[name]
 	if rm == nil {
 		rm = &room{members: make(map[*Client]json.RawMessage)}
+		if rs.clustered {
+			rm.farMembers = farMembers{far: make(map[string]cluster.Member), missing: make(map[string]time.Time), renewed: time.Now()}
+		}
 		rs.rooms[name] = rm
 	}
 	rm.members[c] = data
@@ -338,13 +364,13 @@ func (rm *room) listLocked(name string) parcel {
 	b := append(make([]byte, 0, rm.listed+len(name)+128), `{"type":"ROOM-MEMBERS","payload":{"room":`...)
 	b = append(appendQuoted(b, name), `,"members":[`...)
 	var data []byte
-	for i, c := range rm.sortedLocked() {
+	for i, m := range rm.allLocked() {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = append(b, c.quoted...)
-		if d := rm.members[c]; d != nil {
-			data = append(append(append(append(data, ','), c.quoted...), ':'), d...)
+		b = append(b, m.quoted...)
+		if len(m.data) > 0 {
+			data = append(append(append(append(data, ','), m.quoted...), ':'), m.data...)
 		}
 	}
 	b = append(b, ']')

@@ -19,6 +19,7 @@ type outcome uint8
 const (
 	delivered outcome = iota // in the outbox of its destination
 	held                     // in the queue of its destination
+	passed                   // on its way to another node, and not kept
 	notKept                  // neither: its sender gets EXPIRE, if the message is of a type that is held
 	ignored                  // neither, and its sender has read that EXPIRE
 )
@@ -89,7 +90,7 @@ func (r *Realm) route(id string, p parcel) (outcome, delivery) {
 	sh.mu.Lock()
 	out, d := sh.routeLocked(r, id, p)
 	sh.mu.Unlock()
-	if out == notKept || out == ignored {
+	if out != delivered && out != held {
 		p.release()
 	}
 	return out, d
@@ -106,6 +107,8 @@ func (sh *shard) routeLocked(r *Realm, id string, p parcel) (outcome, delivery) 
 		// It is ending, or is not open yet. What it was to be sent before will go before p.
 	}
 	switch {
+	case sh.far != nil && !sh.closed:
+		return sh.routeFarLocked(r, id, p), d
 	case p.keep != keepUntilExpiry:
 		sh.traffic.dropped[dropAbsent].Add(1)
 		return notKept, d
@@ -121,26 +124,28 @@ func (sh *shard) routeLocked(r *Realm, id string, p parcel) (outcome, delivery) 
 func (sh *shard) holdLocked(r *Realm, id string, p parcel) outcome {
 	w := sh.queueLocked(id)
 	defer sh.armLocked(r, id, w)
-	if w.expired(p.src) {
+	if w.expired(p.sender()) {
 		if p.continues {
 			sh.traffic.dropped[dropFull].Add(1)
 			return ignored
 		}
-		r.book(w.drop(p.src)) // a new offer is a new question
+		r.book(w.drop(p.sender())) // a new offer is a new question
 	}
 	if w.fits(&p, r.bounds()) && r.reserve(len(p.frame)) {
 		w.push(p)
 		sh.traffic.held.Add(1)
 		return held
 	}
-	sh.expirePairLocked(r, id, w, p.src, p.deadline)
+	if p.sender() != nobody {
+		sh.expirePairLocked(r, id, w, p.sender(), p.deadline)
+	}
 	sh.traffic.dropped[dropFull].Add(1)
 	return notKept
 }
 
-// expirePairLocked drops all that src has waiting in a queue. It remembers that src gets an
+// expirePairLocked drops all that a sender has waiting in a queue. It remembers that the sender gets an
 // EXPIRE, unless too much of the kind is remembered: then the next message is answered again.
-func (sh *shard) expirePairLocked(r *Realm, id string, w *waitingQueue, src string, deadline time.Time) {
+func (sh *shard) expirePairLocked(r *Realm, id string, w *waitingQueue, src sender, deadline time.Time) {
 	var t tally
 	before := w.held(src)
 	if r.expiredPairs.Load() < maxExpiredPairs && len(id) <= maxIDBytes {
@@ -225,6 +230,11 @@ func (sh *shard) takeLocked(r *Realm, id string) []parcel {
 	ps, t := w.take()
 	r.book(t)
 	sh.armLocked(r, id, w)
+	for i := range ps {
+		if ps[i].from == 0 {
+			ps[i].mark = 0 // it is no business of another node any more
+		}
+	}
 	return ps
 }
 
@@ -238,12 +248,25 @@ func (r *Realm) expire(id string, w *waitingQueue) {
 		return
 	}
 	w.at = time.Time{}
-	senders, t := w.expire(time.Now())
+	var soon bool
+	now := time.Now()
+	if sh.far != nil {
+		soon = w.postpone(now, r.opts.ExpireTimeout, tickTimeout)
+	}
+	senders, far, t := w.expire(now)
 	sh.traffic.dropped[dropExpired].Add(uint64(-t.parcels))
 	r.book(t)
+	if len(far) > 0 {
+		sh.giveBackLocked(r, id, 0, far) // their nodes tell the senders
+	}
 	sh.armLocked(r, id, w)
 	sh.mu.Unlock()
-	r.sendExpire(id, senders...)
+	if soon {
+		r.node.tick(func() { r.hasten(id, w) })
+	}
+	for _, s := range senders {
+		r.sendExpire(id, s.id)
+	}
 }
 
 // sendExpire tells each of the senders that what it sent to id came to nothing.
@@ -262,16 +285,21 @@ func (sh *shard) returnLocked(r *Realm, id string, ps []parcel) (senders []strin
 	w := sh.queueLocked(id)
 	defer sh.armLocked(r, id, w)
 	w.unshift(ps, func(p *parcel) bool {
+		if p.deadline.IsZero() {
+			p.deadline = time.Now().Add(r.opts.ExpireTimeout)
+		}
 		switch {
-		case w.expired(p.src):
+		case w.expired(p.sender()):
 			sh.traffic.dropped[dropFull].Add(1)
 			return false
 		case w.fits(p, r.bounds()) && r.reserve(len(p.frame)):
 			sh.traffic.returned.Add(1)
 			return true
 		}
-		sh.expirePairLocked(r, id, w, p.src, p.deadline)
-		sh.traffic.dropped[dropFull].Add(1)
+		if sh.traffic.dropped[dropFull].Add(1); p.sender() == nobody {
+			return false
+		}
+		sh.expirePairLocked(r, id, w, p.sender(), p.deadline)
 		if !slices.Contains(senders, p.src) {
 			senders = append(senders, p.src)
 		}

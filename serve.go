@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -286,7 +285,7 @@ func (ss *session) join(room string, data json.RawMessage) {
 		return
 	}
 	if err == nil && allowed == nil {
-		err = ss.realm.JoinWith(room, ss.c, data)
+		err = ss.joinWith(room, data)
 	}
 	switch reject := (*Reject)(nil); {
 	case errors.As(allowed, &reject):
@@ -297,6 +296,17 @@ func (ss *session) join(room string, data json.RawMessage) {
 	case err != nil && !errors.Is(err, ErrNotConnected) && !errors.Is(err, ErrSlowConsumer): // else the client has ended
 		ss.refuseRoom(TypeRoomJoin, room, strings.TrimPrefix(err.Error(), "peer: "))
 	}
+}
+
+// joinWith is [Realm.JoinWith], which waits for the engine of a cluster.
+func (ss *session) joinWith(room string, data json.RawMessage) (err error) {
+	if ss.realm.node == nil {
+		return ss.realm.JoinWith(room, ss.c, data)
+	}
+	ss.flush()
+	ss.hosted = true
+	ss.pause(ss.c, func() { err = ss.realm.JoinWith(room, ss.c, data) })
+	return err
 }
 
 // refuseRoom answers a client that asked to join a room and may not. The answer repeats
@@ -339,16 +349,6 @@ func (s *Server) leave(c *Client) {
 		attrs = append(attrs, "err", c.cause)
 	}
 	s.log(slog.LevelInfo, "peer: disconnected", attrs...)
-}
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }
 
 // A bucket lets messages through at a rate. It is owned by one read loop.

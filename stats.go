@@ -23,7 +23,7 @@ type Stats struct {
 
 	// Refused are the handshakes that were refused, by cause: "missing parameters",
 	// "invalid key", "invalid id", "authentication", "id taken", "limit",
-	// "origin", "shutdown", "gave up", "bad upgrade".
+	// "origin", "shutdown", "gave up", "bad upgrade", "cluster".
 	Refused map[string]uint64
 
 	Relayed  uint64 // messages put into the outbox of their destination, EXPIRE included
@@ -41,12 +41,14 @@ type Stats struct {
 
 	// Disconnects are the connections that ended, by reason.
 	Disconnects map[DisconnectReason]uint64
+
+	Cluster *ClusterStats // nil without [Options.Cluster]
 }
 
 var refusalNames = [numRefusals]string{
 	refusedParams: "missing parameters", refusedKey: "invalid key", refusedID: "invalid id", refusedAuth: "authentication",
 	refusedTaken: "id taken", refusedLimit: "limit", refusedOrigin: "origin", refusedClosed: "shutdown",
-	refusedGone: "gave up", refusedUpgrade: "bad upgrade",
+	refusedGone: "gave up", refusedUpgrade: "bad upgrade", refusedEngine: "cluster",
 }
 
 var dropNames = [numDropReasons]string{
@@ -67,6 +69,9 @@ func (s *Server) Stats() Stats {
 		Refused:  make(map[string]uint64), Dropped: make(map[string]uint64), Disconnects: make(map[DisconnectReason]uint64),
 	}
 	st.Rooms, st.Members = s.realm.rooms.count()
+	if s.realm.node != nil {
+		st.Cluster = s.realm.node.snapshot()
+	}
 	for i := range s.refusals {
 		st.Refused[refusalNames[i]] = s.refusals[i].Load()
 	}

@@ -277,6 +277,11 @@ func TestEveryDisconnectIsCountedByItsReason(t *testing.T) {
 		ends(ReasonProtocolError, 9, "a", writing(rawFrame(rawFin|0x70, "")))
 		ends(ReasonPanic, 10, "a", writing(rawTextFrame(`{"type":"PANIC"}`)))
 
+		ends(ReasonClaimLost, 12, "a", func(p *rawPeer) { // as when the engine refuses to renew the claim
+			srv.Realm().Client("a").end(ReasonClaimLost, nil, nil)
+			require.Equal(t, CloseClaimLost, p.skipToEnd())
+		})
+
 		replaced := r.rawOpen().open("replaced")
 		again := r.rawOpen()
 		again.write([]byte(handshakeFor(socketTarget("replaced", replaced.token))))

@@ -8,7 +8,7 @@ type traffic struct {
 	relayed, held, expires, returned atomic.Uint64 // first, on the lock's cache line: the goroutine that counts these has held the lock
 	bytesIn, bytesOut                atomic.Uint64
 	dropped                          [numDropReasons]atomic.Uint64
-	_                                [104]byte // makes a shard 256 bytes, and keeps its neighbour off its cache lines
+	_                                [96]byte // makes a shard 256 bytes, and keeps its neighbour off its cache lines
 }
 
 // A dropReason says why a message came to nothing.

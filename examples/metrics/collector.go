@@ -73,6 +73,37 @@ var metrics = []metric{
 		func(st peer.Stats) uint64 { return st.BytesIn }),
 	counter("peer_sent_bytes_total", "Bytes of the frames written to clients.",
 		func(st peer.Stats) uint64 { return st.BytesOut }),
+
+	gauge("peer_cluster_nodes", "Other nodes of the cluster that this one has to do with.",
+		func(st peer.Stats) int { return ofCluster(st).Nodes }),
+	gauge("peer_cluster_queued_bytes", "Bytes of messages that other nodes have not confirmed.",
+		func(st peer.Stats) int { return ofCluster(st).QueuedBytes }),
+	counter("peer_cluster_batches_total", "Batches that were sent to other nodes of the cluster.",
+		func(st peer.Stats) uint64 { return ofCluster(st).Batches }),
+	counter("peer_cluster_repeated_total", "Batches that were sent again after an error, or came twice.",
+		func(st peer.Stats) uint64 { return ofCluster(st).Repeated }),
+	counter("peer_cluster_gaps_total", "Batches of other nodes that never came.",
+		func(st peer.Stats) uint64 { return ofCluster(st).Gaps }),
+	counter("peer_cluster_refused_total", "Messages of other nodes that found no client, or no room.",
+		func(st peer.Stats) uint64 { return ofCluster(st).Refused }),
+	counter("peer_cluster_returned_total", "Messages that came back from another node.",
+		func(st peer.Stats) uint64 { return ofCluster(st).Returned }),
+	counter("peer_cluster_finds_total", "Look-ups of ids.",
+		func(st peer.Stats) uint64 { return ofCluster(st).Finds }),
+	counter("peer_cluster_claims_total", "Claims of ids and renewals.",
+		func(st peer.Stats) uint64 { return ofCluster(st).Claims }),
+	counter("peer_cluster_lost_total", "How often the engine may have lost data, or others may have thought this node dead.",
+		func(st peer.Stats) uint64 { return ofCluster(st).Lost }),
+	counter("peer_cluster_errors_total", "Errors of the engine, and batches that could not be read.",
+		func(st peer.Stats) uint64 { return ofCluster(st).Errors }),
+}
+
+// ofCluster returns the counters of the cluster, which are 0 for a server that is alone.
+func ofCluster(st peer.Stats) peer.ClusterStats {
+	if st.Cluster == nil {
+		return peer.ClusterStats{}
+	}
+	return *st.Cluster
 }
 
 var families = []family{

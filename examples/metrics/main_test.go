@@ -303,6 +303,26 @@ func TestEachNumberGoesToTheSeriesOfItsName(t *testing.T) {
 		f.Set(reflect.ValueOf(next()).Convert(f.Type()))
 		want[name] = float64(n)
 	}
+	st.Cluster = new(peer.ClusterStats)
+	for field, name := range map[string]string{
+		"Nodes": "peer_cluster_nodes", "QueuedBytes": "peer_cluster_queued_bytes",
+		"Batches":  "peer_cluster_batches_total",
+		"Repeated": "peer_cluster_repeated_total",
+		"Gaps":     "peer_cluster_gaps_total",
+		"Refused":  "peer_cluster_refused_total",
+		"Returned": "peer_cluster_returned_total",
+		"Finds":    "peer_cluster_finds_total",
+		"Claims":   "peer_cluster_claims_total",
+		"Lost":     "peer_cluster_lost_total",
+		"Errors":   "peer_cluster_errors_total",
+	} {
+		f := reflect.ValueOf(st.Cluster).Elem().FieldByName(field)
+		f.Set(reflect.ValueOf(next()).Convert(f.Type()))
+		want[name] = float64(n)
+	}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[peer.ClusterStats]()) {
+		require.False(t, reflect.ValueOf(*st.Cluster).FieldByIndex(f.Index).IsZero(), "there is no metric for %s", f.Name)
+	}
 	st.Since = time.Unix(int64(next()), 0)
 	want["peer_start_time_seconds"] = float64(n)
 	for cause := range st.Refused {

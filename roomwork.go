@@ -1,0 +1,203 @@
+package peer
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/gopeerjs/peer/cluster"
+)
+
+// The engine has the members of a room. Nodes tell each other that a room has changed; a node with
+// members in it then reads the list, and tells its clients the difference.
+
+// Times of rooms.
+const (
+	missingFor   = 5 * time.Second // how long a member may be missing from a list without an explanation
+	roomsAtATime = 16
+)
+
+// roomWork keeps the lists of the engine, one edit of a room after the other.
+type roomWork struct {
+	realm *Realm
+	slots chan struct{}
+
+	mu   sync.Mutex          // guards the following
+	jobs map[string]*roomJob // name -> what is to be done; absent: nothing
+}
+
+// A roomJob is what is to be done next for a room.
+type roomJob struct {
+	joins  map[string]*joinOp // id -> who joins
+	leaves map[string]DisconnectReason
+	left   map[string]DisconnectReason // members elsewhere that have left
+	gone   []string                    // nodes that are dead
+	read   bool
+}
+
+// A joinOp is a client that joins a room, or one that is a member and has to be in the list.
+type joinOp struct {
+	c      *Client
+	data   []byte
+	member bool          // it is a member here, so there is no bound
+	tell   bool          // it is a member that may have been missing in the list
+	quiet  bool          // nobody is told: it was a member on another node
+	done   chan struct{} // closed when it is known what became of it; nil: nobody waits
+	err    error         // before done is closed
+}
+
+// finish says what became of it, once.
+func (in *joinOp) finish(err error) {
+	if in.done != nil {
+		in.err = err
+		close(in.done)
+		in.done = nil
+	}
+}
+
+func newRoomWork(r *Realm) *roomWork {
+	return &roomWork{realm: r, slots: make(chan struct{}, roomsAtATime), jobs: make(map[string]*roomJob)}
+}
+
+// add changes what is to be done for a room, and lets it be done.
+func (w *roomWork) add(room string, change func(*roomJob)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	job := w.jobs[room]
+	if job == nil {
+		if !w.realm.node.work.begin() {
+			return
+		}
+		job = newRoomJob()
+		w.jobs[room] = job
+		go w.run(room)
+	}
+	change(job)
+}
+
+func newRoomJob() *roomJob {
+	return &roomJob{joins: make(map[string]*joinOp), leaves: make(map[string]DisconnectReason), left: make(map[string]DisconnectReason)}
+}
+
+func (j *roomJob) isEmpty() bool { return len(j.joins)+len(j.leaves)+len(j.gone) == 0 && !j.read }
+
+// join adds a client. One that is to leave leaves first.
+func (j *roomJob) join(id string, in *joinOp) {
+	if other := j.joins[id]; other != nil && other.done != nil {
+		if in.done == nil {
+			return
+		}
+		other.finish(ErrNotConnected)
+	}
+	j.joins[id] = in
+}
+
+// leave takes a client out, also if it was to join.
+func (j *roomJob) leave(id string, why DisconnectReason) {
+	if in := j.joins[id]; in != nil {
+		delete(j.joins, id)
+		in.finish(ErrNotConnected)
+	}
+	j.leaves[id] = why
+}
+
+// run does what is to be done for a room until there is nothing more.
+func (w *roomWork) run(room string) {
+	n := w.realm.node
+	defer n.work.done()
+	retry := time.Duration(minRetry)
+	for {
+		w.mu.Lock()
+		job := w.jobs[room]
+		if job.isEmpty() {
+			delete(w.jobs, room)
+			w.mu.Unlock()
+			return
+		}
+		w.jobs[room] = newRoomJob()
+		w.mu.Unlock()
+		members, err := w.edit(room, job)
+		if err == nil {
+			retry = minRetry
+			w.realm.applyList(room, job, members)
+			continue
+		}
+		if n.ctx.Err() != nil {
+			job.fail(ErrEngine)
+			w.mu.Lock()
+			w.jobs[room].fail(ErrEngine)
+			delete(w.jobs, room)
+			w.mu.Unlock()
+			return
+		}
+		n.engineFailed(err)
+		sleep(n.ctx, retry)
+		retry = min(2*retry, maxRetry)
+		w.mu.Lock()
+		w.jobs[room].before(job)
+		w.mu.Unlock()
+	}
+}
+
+// fail tells all that wait.
+func (j *roomJob) fail(err error) {
+	for _, in := range j.joins {
+		in.finish(err)
+	}
+}
+
+// before puts a job that failed before what has come meanwhile.
+func (j *roomJob) before(failed *roomJob) {
+	for id, why := range failed.leaves {
+		if _, ok := j.leaves[id]; !ok && j.joins[id] == nil {
+			j.leaves[id] = why
+		}
+	}
+	for id, in := range failed.joins {
+		switch _, leaves := j.leaves[id]; {
+		case !leaves && j.joins[id] == nil:
+			j.joins[id] = in
+		default:
+			in.finish(ErrNotConnected)
+		}
+	}
+	j.gone = append(failed.gone, j.gone...)
+	j.read = j.read || failed.read
+	maps.Copy(j.left, failed.left)
+}
+
+// edit tells the engine.
+func (w *roomWork) edit(room string, job *roomJob) (map[string]cluster.Member, error) {
+	n := w.realm.node
+	select {
+	case w.slots <- struct{}{}:
+	case <-n.ctx.Done():
+		return nil, n.ctx.Err()
+	}
+	defer func() { <-w.slots }()
+	gones := job.gone
+	for {
+		e := cluster.Edit{Node: n.name, Max: w.realm.opts.MaxRoomMembers}
+		if len(gones) > 0 {
+			e.Gone, gones = gones[0], gones[1:]
+		}
+		if len(gones) == 0 {
+			e.Leave = slices.Collect(maps.Keys(job.leaves))
+			e.Join = make(map[string][]byte)
+			for id, in := range job.joins {
+				e.Join[id] = in.data
+				if in.member {
+					e.Max = -1
+				}
+			}
+		}
+		ctx, cancel := context.WithTimeout(n.ctx, engineTimeout)
+		members, err := n.engine.Room(ctx, room, e)
+		cancel()
+		if err != nil || len(gones) == 0 {
+			return members, err
+		}
+	}
+}
