@@ -99,9 +99,14 @@ async function wantRelayed(one, other) {
   await wantChannel(one, other);
   await wantEcho(one, other);
   for (const [tab, id] of [[one, other.id], [other, one.id]]) {
-    const { types, bytesSent } = await tab.pair(id);
-    assert.deepEqual(types, ['relay', 'relay']);
-    assert.ok(bytesSent > 0, `${bytesSent} bytes`);
+    const used = async () => {
+      for (;;) { // a browser counts a moment later
+        const { types, bytesSent } = await tab.pair(id);
+        if (bytesSent > 0) return types;
+        await sleep(50);
+      }
+    };
+    assert.deepEqual(await within(wantTimeout, 'the pair has sent bytes', used()), ['relay', 'relay']);
   }
   await wantNoErrors(one, other);
 }
