@@ -182,9 +182,7 @@ func (s *Server) mayAskAbout(holder, newcomer *Client) bool {
 		reflect.ValueOf(s.opts.AllowOverride).Pointer() == reflect.ValueOf(OverrideAlways).Pointer() {
 		return true
 	}
-	s.realm.node.stats.errors.Add(1)
-	now := time.Now().Unix()
-	if last := s.userComplaint.Load(); now-last >= 60 && s.userComplaint.CompareAndSwap(last, now) {
+	if s.userComplaint.may() {
 		s.fail(nil, fmt.Errorf("calling AllowOverride: %w", ErrUserElsewhere))
 	}
 	return false

@@ -21,12 +21,12 @@ const batchVersion = 1
 
 // What one node sends to another at once, in bytes.
 const (
-	maxBatch    = 256 << 10 // a batch, unless it has only one record
-	maxBatchOne = 2<<20 - 1<<10
+	maxBatch    = 256 << 10     // a batch, unless it has only one record
+	maxBatchOne = 2<<20 - 1<<10 // one record; with its head it is less than the engine takes
 )
 
 // errBadBatch is the error of a batch that no node of this version has written.
-var errBadBatch = errors.New("peer: bad batch")
+var errBadBatch = errors.New("bad batch")
 
 type recordKind byte
 
@@ -70,7 +70,7 @@ func (m *farMessage) parcel(deadline time.Time) parcel {
 	}
 }
 
-// A far record is one record of a batch; which fields are set depends on the kind.
+// A farRecord is one record of a batch; which fields are set depends on the kind.
 type farRecord struct {
 	kind    recordKind
 	message farMessage   // of a message
@@ -106,7 +106,7 @@ type control struct {
 	Text    string            `json:"text,omitempty"`
 }
 
-// appendHead appends the head of a batch, with the numbers left out.
+// appendBatchHead appends the head of a batch, with the numbers left out.
 func appendBatchHead(b []byte, sender string) []byte {
 	b = append(b, batchVersion, byte(len(sender)))
 	return append(append(b, sender...), make([]byte, 16)...)

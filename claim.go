@@ -9,8 +9,9 @@ import (
 )
 
 var (
-	refusedFull   = refuse(refusedLimit, http.StatusServiceUnavailable, TypeError, "Server has reached its concurrent user limit")
-	refusedHolder = refuse(refusedTaken, http.StatusConflict, TypeIDTaken, "ID is taken")
+	refusedFull    = refuse(refusedLimit, http.StatusServiceUnavailable, TypeError, "Server has reached its concurrent user limit")
+	refusedTooLate = refuse(refusedGone, 0, TypeError, "The handshake took too long")
+	refusedHolder  = refuse(refusedTaken, http.StatusConflict, TypeIDTaken, "ID is taken")
 )
 
 // claim gets the id for c, or returns why it may not have it.
@@ -119,7 +120,7 @@ func (s *Server) evict(ctx context.Context, holder, c *Client) *refusal {
 		holder.evict(c, ReasonUnresponsive, nil)
 		return nil
 	case ctx.Err() != nil:
-		return refuse(refusedGone, 0, TypeError, "The handshake took too long")
+		return refusedTooLate
 	}
 	return refusedHolder
 }

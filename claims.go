@@ -59,10 +59,16 @@ func (cl *claims) ask(h *ownClaim, epoch, over uint64) *claimOp {
 	return op
 }
 
-// renewLocked lets a claim be renewed, with a token. It needs the lock of the shard too.
-func (cl *claims) renewLocked(h *ownClaim, token [16]byte) *claimOp {
-	op := &claimOp{h: h, token: token, moves: token != h.token, done: make(chan struct{})}
-	h.renewing = true
+// renewLocked lets a claim be renewed. It needs the lock of the shard too.
+func (cl *claims) renewLocked(h *ownClaim) { cl.againLocked(&claimOp{h: h}) }
+
+// moveLocked lets a claim be renewed with another token. It needs the lock of the shard too.
+func (cl *claims) moveLocked(h *ownClaim, token [16]byte) *claimOp {
+	return cl.againLocked(&claimOp{h: h, token: token, moves: true})
+}
+
+func (cl *claims) againLocked(op *claimOp) *claimOp {
+	op.done, op.h.renewing = make(chan struct{}), true
 	cl.mu.Lock()
 	cl.renewals = append(cl.renewals, op)
 	cl.startLocked()
@@ -206,7 +212,7 @@ func (cl *claims) release(cs []cluster.Claim) bool {
 
 // insist calls the engine until it answers, or the node has nothing to do with it any more.
 func (n *node) insist(call func(ctx context.Context) error) bool {
-	for retry := time.Duration(minRetry); ; retry = min(2*retry, maxRetry) {
+	for retry := minRetry; ; retry = min(2*retry, maxRetry) {
 		ctx, cancel := context.WithTimeout(n.ctx, engineTimeout)
 		err := call(ctx)
 		cancel()
@@ -279,7 +285,7 @@ func (r *Realm) claimed(op *claimOp, got cluster.Claimed) (lost *Client) {
 		if h.over && renewal {
 			r.node.claims.releaseLocked(h)
 		} else if !h.over && h.epoch != h.granted { // data was lost meanwhile
-			r.node.claims.renewLocked(h, h.token)
+			r.node.claims.renewLocked(h)
 		}
 	case renewal && !h.over && sh.far.claims[h.id] == h:
 		if lost = sh.clients[h.id]; lost == nil {
@@ -290,7 +296,7 @@ func (r *Realm) claimed(op *claimOp, got cluster.Claimed) (lost *Client) {
 }
 
 // renewSome renews some of the claims, so that each is renewed in time.
-func (cl *claims) renewSome(time.Time) {
+func (cl *claims) renewSome() {
 	cl.mu.Lock()
 	from := int(cl.nextShard)
 	cl.nextShard += numShards / renewWithin.Seconds()
@@ -309,7 +315,7 @@ func (r *Realm) renewShard(sh *shard) {
 	defer sh.mu.Unlock()
 	for _, h := range sh.far.claims {
 		if h.granted != 0 && !h.renewing {
-			r.node.claims.renewLocked(h, h.token)
+			r.node.claims.renewLocked(h)
 		}
 	}
 }
@@ -332,5 +338,5 @@ func (n *node) lostData() {
 		sh.mu.Unlock()
 		n.realm.renewShard(sh)
 	}
-	n.lost()
+	n.realm.renewRooms()
 }

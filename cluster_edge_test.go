@@ -148,7 +148,7 @@ func TestBadBatchesAreDroppedAndCounted(t *testing.T) {
 		require.Equal(t, uint64(5), rs[0].srv.Stats().Cluster.Errors)
 		a.offer("a", "1")
 		a.wantOffer("a", "1")
-		told.want(t, "+a", "! peer: bad batch: version 0")
+		told.want(t, "+a", "! peer: cluster: bad batch: version 0")
 	})
 }
 
@@ -209,4 +209,78 @@ func TestABatchIsReadAsItWasWritten(t *testing.T) {
 		rs, err := r.records()
 		require.True(t, err != nil || len(rs) < 3, "a batch that is cut off")
 	}
+}
+
+func TestAJoinThatTheEngineDidNotAnswerIsTakenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, rs := nodesWithRooms(t, 2)
+		a := rs[0].connect("a")
+		m.Pause()
+		realm := rs[0].srv.Realm()
+		began := time.Now()
+		require.ErrorIs(t, realm.Join("x", realm.Client("a")), ErrEngine)
+		require.Equal(t, engineTimeout, time.Since(began))
+		m.Resume()
+		time.Sleep(10 * time.Second)
+		require.Empty(t, realm.Client("a").Rooms())
+		ids, err := realm.RoomMembers(t.Context(), "x")
+		require.NoError(t, err)
+		require.Empty(t, ids)
+		a.join("x")
+		a.wantMembers("x", "a")
+	})
+}
+
+func TestARoomHasNoMoreMembersThanItMayWhileOthersAreRenewed(t *testing.T) {
+	job := newRoomJob()
+	job.join("member", &joinOp{member: true})
+	job.join("newcomer", &joinOp{})
+	job.leave("gone", ReasonLeft)
+	require.Equal(t, []cluster.Edit{
+		{Node: "n", Leave: []string{"gone"}, Join: map[string][]byte{"member": nil}, Max: -1},
+		{Node: "n", Join: map[string][]byte{"newcomer": nil}, Max: 1},
+	}, job.edits("n", 1))
+}
+
+func TestASilentHolderOnAnotherNodeIsProbed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, rs := nodes(t, 2, Options{})
+		stuck := rs[0].rawOpen().openAs("b", "one") // it answers no ping
+		time.Sleep(DefaultProbeAfter + time.Second)
+		p := rs[1].dial("b", "another")
+		p.wantOpen()
+		require.Nil(t, rs[0].srv.Realm().Client("b"))
+		_ = stuck
+		live := rs[0].connect("c")
+		time.Sleep(DefaultProbeAfter + time.Second)
+		rs[1].dial("c", "another").wantRefused(TypeIDTaken, "ID is taken")
+		live.offer("c", "1")
+		live.wantOffer("c", "1")
+	})
+}
+
+func TestAHostThatBlocksInOnErrorDelaysNoMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, rs := nodes(t, 2, Options{})
+		a, b := rs[0].connect("a"), rs[1].connect("b")
+		unblock := make(chan struct{})
+		rs[1].srv.OnError(func(*Client, error) { <-unblock })
+		other := m.Engine()
+		require.NoError(t, other.Join(t.Context(), "other", cluster.Handler{Receive: func([]byte) {}, Lost: func() {}}))
+		defer other.Leave(t.Context())
+		require.NoError(t, other.Send(t.Context(), rs[1].srv.realm.node.name, []byte("bad")))
+		time.Sleep(time.Second)
+		a.offer("b", "1")
+		b.wantOffer("a", "1")
+		close(unblock)
+	})
+}
+
+func TestARefusedNewcomerIsNoPeak(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, rs := nodes(t, 2, Options{})
+		rs[0].connect("b")
+		rs[1].dial("b", "another").wantRefused(TypeIDTaken, "ID is taken")
+		require.Zero(t, rs[1].srv.Stats().PeakClients)
+	})
 }

@@ -126,15 +126,21 @@ func nodesWithRooms(t *testing.T, n int) (*cluster.Memory, []*rig) {
 	return nodes(t, n, Options{AllowJoin: func(*Client, string, json.RawMessage) error { return nil }})
 }
 
+// bothInRoom connects "a" to one node and "b" to another, and lets them join the room "x".
+func bothInRoom(one, other *rig) (a, b *testPeer) {
+	a, b = one.connect("a"), other.connect("b")
+	a.join("x")
+	a.wantMembers("x", "a")
+	b.join("x")
+	b.wantMembers("x", "a", "b")
+	a.wantJoined("x", "b")
+	return a, b
+}
+
 func TestARoomHasMembersOnTwoNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, rs := nodesWithRooms(t, 2)
-		a, b := rs[0].connect("a"), rs[1].connect("b")
-		a.join("x")
-		a.wantMembers("x", "a")
-		b.join("x")
-		b.wantMembers("x", "a", "b")
-		a.wantJoined("x", "b")
+		a, b := bothInRoom(rs[0], rs[1])
 		for _, r := range rs {
 			ids, err := r.srv.Realm().RoomMembers(t.Context(), "x")
 			require.NoError(t, err)
@@ -156,12 +162,7 @@ func TestARoomHasMembersOnTwoNodes(t *testing.T) {
 func TestAMemberThatMovesToAnotherNodeStaysInItsRooms(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, rs := nodesWithRooms(t, 3)
-		a, old := rs[0].connect("a"), rs[1].connect("b")
-		a.join("x")
-		a.wantMembers("x", "a")
-		old.join("x")
-		old.wantMembers("x", "a", "b")
-		a.wantJoined("x", "b")
+		a, old := bothInRoom(rs[0], rs[1])
 		b := rs[2].connect("b")
 		b.wantMembers("x", "a", "b")
 		require.Equal(t, CloseReplaced, old.wantEnd())
@@ -174,12 +175,7 @@ func TestAMemberThatMovesToAnotherNodeStaysInItsRooms(t *testing.T) {
 func TestAMemberOnANodeThatIsGoneLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, rs := nodesWithRooms(t, 2)
-		a, b := rs[0].connect("a"), rs[1].connect("b")
-		a.join("x")
-		a.wantMembers("x", "a")
-		b.join("x")
-		b.wantMembers("x", "a", "b")
-		a.wantJoined("x", "b")
+		a, _ := bothInRoom(rs[0], rs[1])
 		time.Sleep(time.Second)
 		m.Cut(rs[1].srv.realm.node.name)
 		began := time.Now()
@@ -193,12 +189,7 @@ func TestAMemberOnANodeThatIsGoneLeaves(t *testing.T) {
 func TestAnEngineThatForgetsIsToldAllAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, rs := nodesWithRooms(t, 2)
-		a, b := rs[0].connect("a"), rs[1].connect("b")
-		a.join("x")
-		a.wantMembers("x", "a")
-		b.join("x")
-		b.wantMembers("x", "a", "b")
-		a.wantJoined("x", "b")
+		a, b := bothInRoom(rs[0], rs[1])
 		m.Forget()
 		time.Sleep(5 * time.Second)
 		a.offer("b", "1")

@@ -224,6 +224,8 @@ func (s *Server) OnMessage(f func(c *Client, m Message)) (remove func()) {
 //     or Authorize returned any error.
 //   - GenerateClientID returned an id that is not valid, or ten ids that were all taken.
 //   - A function of the host panicked ([ErrPanic]).
+//   - A call of the engine of [Options.Cluster] failed, or another server sent what cannot be read
+//     ([ErrEngine]), or AllowOverride cannot decide ([ErrUserElsewhere]): each once a minute at most.
 //
 // c is nil if there is no admitted client. [Server.OnConnection] says what holds for all
 // events of a client.

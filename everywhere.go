@@ -125,18 +125,14 @@ func (n *node) place(id string) (cluster.Place, error) {
 }
 
 // kick lets another node end the client with an id, and reports whether there is one.
-func (r *Realm) kick(id string, code int, text string) bool {
+func (r *Realm) kick(id string, code int, text string) (bool, error) {
 	n := r.node
 	place, err := n.place(id)
-	if err != nil {
-		n.engineFailed(err)
-		return false
-	}
-	if !isNodeName(place.Node) || place.Node == n.name {
-		return false
+	if err != nil || !isNodeName(place.Node) || place.Node == n.name {
+		return false, err
 	}
 	n.link(place.Node).control(control{What: "kick", ID: []byte(id), Code: code, Text: text})
-	return true
+	return true, nil
 }
 
 // RemoveClientWith is [Client.CloseWith] for the client with an id, which can be connected to another
@@ -152,17 +148,12 @@ func (r *Realm) RemoveClientWith(id string, code int, text string) (bool, error)
 	if r.node == nil {
 		return false, nil
 	}
-	place, err := r.node.place(id)
-	if err != nil || !isNodeName(place.Node) || place.Node == r.node.name {
-		return false, err
-	}
-	r.node.link(place.Node).control(control{What: "kick", ID: []byte(id), Code: code, Text: text})
-	return true, nil
+	return r.kick(id, code, text)
 }
 
 // ClusterStats are the counters of a node of a cluster ([Options.Cluster]).
 type ClusterStats struct {
-	Nodes       int    // other nodes that something was sent to, or came from, in the last ten minutes
+	Nodes       int    // other nodes that something was sent to, or came from, in the last twenty minutes
 	QueuedBytes int    // of messages that are to be sent to other nodes, or that they have not confirmed
 	Batches     uint64 // batches that were sent
 	Repeated    uint64 // batches that were sent again after an error, or came twice

@@ -47,10 +47,11 @@ func (sh *shard) routeFarLocked(r *Realm, id string, p parcel) outcome {
 	w, rt := sh.queues[id], sh.far.routes[id]
 	if rt == nil || w.unsent != 1 || s == nobody {
 		sh.pushLocked(r, id)
-	} else if last := w.last(s); true { // mostly nothing else waits
-		if number := rt.send(id, last); number != 0 {
-			w.setMark(last, number)
-		}
+		return out
+	}
+	last := w.last(s) // mostly nothing else waits
+	if number := rt.send(id, last); number != 0 {
+		w.setMark(last, number)
 	}
 	return out
 }

@@ -3,6 +3,7 @@ package peer
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -60,6 +61,14 @@ func (rm *room) farIDs() []string {
 	return slices.Collect(maps.Keys(rm.far))
 }
 
+// farListed is how many bytes the members on other nodes take in the list of members, about.
+func (rm *room) farListed() (n int) {
+	for id, m := range rm.far {
+		n += listedSize(len(id)+len(`""`), m.Data)
+	}
+	return n
+}
+
 // joinFar is [Realm.JoinWith] for a node of a cluster. It waits for the engine.
 func (r *Realm) joinFar(room string, c *Client, data json.RawMessage) error {
 	r.rooms.mu.Lock()
@@ -74,7 +83,7 @@ func (r *Realm) joinFar(room string, c *Client, data json.RawMessage) error {
 		c.do(t)
 		return err
 	}
-	if err := r.rooms.fitsLocked(rm, c, data, r.opts); err != nil && (rm == nil || !rm.isFar(c.id)) {
+	if err := r.rooms.fitsLocked(rm, c, data, r.opts); err != nil && !(errors.Is(err, ErrRoomFull) && rm.isFar(c.id)) {
 		r.rooms.mu.Unlock()
 		return err
 	}
@@ -95,6 +104,7 @@ func (r *Realm) joinFar(room string, c *Client, data json.RawMessage) error {
 	if r.rooms.rooms[room].has(c) { // meanwhile
 		return nil
 	}
+	in.givenUp = true
 	r.roomWork.add(room, func(j *roomJob) { j.leave(c.id, ReasonLeft) })
 	return ErrEngine
 }
@@ -159,6 +169,8 @@ func (r *Realm) admitMemberLocked(room string, in *joinOp, members map[string]cl
 		return nil
 	case !listed:
 		return ErrRoomFull
+	case in.givenUp: // it is to leave already
+		return ErrEngine
 	case !in.c.connected():
 		r.roomWork.add(room, func(j *roomJob) { j.leave(in.c.id, ReasonConnectionLost) })
 		return ErrNotConnected

@@ -102,7 +102,7 @@ func (sh *shard) admittedLocked(r *Realm, c *Client) {
 		close(h.settled)
 		h.settled = nil
 	}
-	if token := tokenOf(c.id, c.token); h.token != token && !h.renewing {
-		r.node.claims.renewLocked(h, token)
+	if token := tokenOf(c.id, c.token); h.token != token {
+		r.node.claims.moveLocked(h, token)
 	}
 }

@@ -17,8 +17,6 @@ func (s *Server) startCluster() {
 	n.answer = s.control
 	n.refuse = func(c *Client) { c.end(ReasonClaimLost, nil, nil) }
 	n.gone = s.nodeGone
-	n.lost = s.realm.renewRooms
-	n.second = s.realm.tidyRooms
 }
 
 // Ready returns nil when the server can admit clients. With [Options.Cluster] it joins the cluster if
@@ -43,9 +41,9 @@ func (s *Server) startLeaving() { go s.leaveCluster() }
 
 // leaveCluster ends the node when no client is connected any more.
 func (s *Server) leaveCluster() {
+	defer close(s.nodeDone) // even if a function of the host ends this goroutine
 	s.realm.node.closing.Store(true)
 	<-s.work.idle
 	s.realm.timers.Wait()
 	s.realm.node.end()
-	close(s.nodeDone)
 }

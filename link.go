@@ -18,7 +18,7 @@ const (
 	engineTimeout = 2 * time.Second  // of one call
 	confirmWithin = 10 * time.Second // a batch that is older does not count as under way
 	maxUnderWay   = 4 << 20          // bytes of messages that are not sent, or not confirmed
-	keepLink      = 10 * time.Minute // without a batch from the node or to it
+	keepLink      = 10 * time.Minute // for so long the number of the last batch is remembered, and a link for twice as long
 	keepParts     = 10 * time.Second // of what comes back, while the rest is missing
 	keepRefs      = 10 * time.Minute // of messages whose receipt has not come
 )
@@ -52,10 +52,9 @@ type link struct {
 
 // A batch is being filled, or waits to be sent.
 type batch struct {
-	b        []byte
-	records  int
-	bytes    int  // of messages
-	confirms bool // it is to be confirmed: it has more than receipts
+	b       []byte
+	records int
+	bytes   int // of messages
 }
 
 // A confirm is a batch that has been sent and is not confirmed yet.
@@ -167,7 +166,6 @@ func (l *link) openLocked(n int) *batch {
 
 func (l *link) pushedLocked(b *batch, urgent bool) {
 	b.records++
-	b.confirms = b.confirms || urgent
 	l.runLocked()
 	if urgent {
 		l.kick.ring()
@@ -246,7 +244,7 @@ func (l *link) cut() *batch {
 
 // send sends one batch, again and again until the engine has it.
 func (l *link) send(b *batch) {
-	for retry := time.Duration(minRetry); ; retry = min(2*retry, maxRetry) {
+	for retry := minRetry; ; retry = min(2*retry, maxRetry) {
 		ctx, cancel := context.WithTimeout(l.node.ctx, engineTimeout)
 		err := l.node.engine.Send(ctx, l.name, b.b)
 		cancel()

@@ -92,24 +92,28 @@ func (q *queue) remove(at *pair, i int) tally {
 
 // reline sets the deadline of a pair to that of its oldest parcel.
 func (q *queue) reline(at *pair) {
+	at.grace = noGrace
+	q.order.Remove(at.place)
+	q.line(at, at.oldest())
+}
+
+// oldest returns the deadline of the oldest parcel of a pair, which must have one.
+func (at *pair) oldest() time.Time {
 	oldest := at.parcels[0].deadline
 	for i := range at.parcels {
 		if d := at.parcels[i].deadline; d.Before(oldest) {
 			oldest = d
 		}
 	}
-	at.grace = noGrace
-	q.order.Remove(at.place)
-	q.line(at, oldest)
+	return oldest
 }
 
-// unmark takes all marks away, and reports whether there were any.
-func (q *queue) unmark() (any bool) {
+// unmark takes all marks away.
+func (q *queue) unmark() {
 	for _, at := range q.pairs {
 		if at.marked == 0 {
 			continue
 		}
-		any = true
 		for i := range at.parcels {
 			if p := &at.parcels[i].parcel; p.mark != 0 && p.from == 0 {
 				q.setMark(p, 0)
@@ -119,7 +123,6 @@ func (q *queue) unmark() (any bool) {
 			q.reline(at)
 		}
 	}
-	return any
 }
 
 // isMarked reports whether the queue has marked parcels.

@@ -124,11 +124,10 @@ func (s *Server) acquire(ctx context.Context, c *Client, t *turn) *refusal {
 	ctx, cancel := s.handshakeContext(ctx, c.socket.start)
 	defer cancel()
 	defer c.socket.watch(cancel)()
-	gone := refuse(refusedGone, 0, TypeError, "The handshake took too long")
 	if t.leave == nil {
 		leave, ok := s.lines.enter(ctx, c)
 		if !ok {
-			return gone
+			return refusedTooLate
 		}
 		t.leave = leave
 		return nil
@@ -163,7 +162,7 @@ func (s *Server) acquire(ctx context.Context, c *Client, t *turn) *refusal {
 		a := q.await(ctx, 5*time.Second+max(0, s.opts.ProbeTimeout))
 		switch {
 		case ctx.Err() != nil:
-			return gone
+			return refusedTooLate
 		case !a.yes:
 			return refusedHolder
 		}
@@ -206,6 +205,9 @@ func (s *Server) awaitClaim(ctx context.Context, h *ownClaim, epoch, over uint64
 	} else {
 		s.realm.drop(h, false)
 	}
+	if ctx.Err() != nil {
+		return got, refusedTooLate
+	}
 	return got, refusedEngineAway
 }
 
@@ -235,11 +237,9 @@ func (s *Server) takeOver(ctx context.Context, c *Client, h *ownClaim, previous 
 		}
 		a := q.await(ctx, patience)
 		if ctx.Err() != nil {
-			s.realm.drop(h, true)
-			return refuse(refusedGone, 0, TypeError, "The handshake took too long")
+			return refusedTooLate
 		}
 		if a.answered && !a.yes && !q.granted {
-			s.realm.drop(h, true)
 			return refusedHolder
 		}
 		a.keepOut(c)
@@ -272,7 +272,7 @@ func (s *Server) moveClaim(ctx context.Context, c *Client) *refusal {
 		return nil
 	}
 	before := h.token
-	op := n.claims.renewLocked(h, token)
+	op := n.claims.moveLocked(h, token)
 	sh.mu.Unlock()
 	timer := time.NewTimer(engineTimeout)
 	defer timer.Stop()
@@ -285,8 +285,7 @@ func (s *Server) moveClaim(ctx context.Context, c *Client) *refusal {
 	case <-ctx.Done():
 	}
 	sh.mu.Lock() // the engine may do it yet
-	op = n.claims.renewLocked(h, before)
-	op.moves = true
+	n.claims.moveLocked(h, before)
 	sh.mu.Unlock()
 	return refusedEngineAway
 }

@@ -24,8 +24,6 @@ type node struct {
 	answer  func(*link, *control) // deals with a control of another node; must not block
 	refuse  func(*Client)         // ends a client whose claim is lost
 	gone    func(*link)           // is told of a node that is dead
-	lost    func()                // is told that the engine may have lost data
-	second  func(now time.Time)   // runs once a second
 	finder  finder
 	claims  claims
 	ctx     context.Context // ends when nothing is to be sent any more
@@ -36,7 +34,7 @@ type node struct {
 	closing atomic.Bool
 	epochs  atomic.Uint64 // the greatest epoch that it has made or read
 	numbers atomic.Uint32 // of the last message
-	failed  atomic.Int64  // when an error of the engine was last reported, in seconds
+	failed  onceAMinute   // errors of the engine are reported
 	stats   nodeStats
 	census  census
 
@@ -126,8 +124,8 @@ func (n *node) run() {
 		select {
 		case now := <-ticker.C:
 			n.tidy(now)
-			n.claims.renewSome(now)
-			n.second(now)
+			n.claims.renewSome()
+			n.realm.tidyRooms(now)
 			n.watch(now)
 		case <-n.stop:
 			return
@@ -260,7 +258,7 @@ func (n *node) receive(b []byte) {
 	}
 	if gap > 0 {
 		n.stats.gaps.Add(gap)
-		n.complain(fmt.Errorf("%w: %d batches of a node are missing", ErrEngine, gap))
+		n.complain(fmt.Errorf("%d batches of a node are missing", gap))
 	}
 	var ds deliveries
 	owes := false
@@ -295,20 +293,26 @@ func (n *node) handle(l *link, rec *farRecord, ds *deliveries) (owes bool) {
 	return true
 }
 
-// complain tells the host of what other nodes or the engine did, once a minute.
+// complain tells the host of what other nodes or the engine did, once a minute. The host may block, and
+// may end its goroutine, so it gets one of its own.
 func (n *node) complain(err error) {
-	now := time.Now().Unix()
-	if last := n.failed.Load(); now-last < 60 && last != 0 || !n.failed.CompareAndSwap(last, now) {
+	if !n.failed.may() || !n.work.begin() {
 		return
 	}
-	n.fail(err)
+	if !errors.Is(err, ErrEngine) {
+		err = fmt.Errorf("%w: %w", ErrEngine, err)
+	}
+	go func() {
+		defer n.work.done()
+		n.fail(err)
+	}()
 }
 
 // engineFailed notes an error of the engine.
 func (n *node) engineFailed(err error) {
 	n.stats.errors.Add(1)
 	if n.ctx.Err() == nil && !errors.Is(err, context.Canceled) {
-		n.complain(fmt.Errorf("%w: %w", ErrEngine, err))
+		n.complain(err)
 	}
 }
 
@@ -347,7 +351,7 @@ func (n *node) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), engineTimeout)
 	defer cancel()
 	if err := n.engine.Leave(ctx); err != nil {
-		n.complain(fmt.Errorf("%w: leaving: %w", ErrEngine, err))
+		n.fail(fmt.Errorf("%w: leaving: %w", ErrEngine, err))
 	}
 }
 

@@ -111,7 +111,8 @@ type Options struct {
 	TrustUnixProxy bool
 
 	// AllowDiscovery lets anybody with the key list the connected ids by GET {key}/peers
-	// (PeerServer "allow_discovery"). Default false: the answer is 401.
+	// (PeerServer "allow_discovery"): those of all servers with Cluster, or 503 if its engine
+	// does not answer. Default false: the answer is 401.
 	AllowDiscovery bool
 
 	// AllowedOrigins are the web origins whose pages may use the server (PeerServer

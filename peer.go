@@ -75,7 +75,7 @@ type Server struct {
 	noAddress sync.Once // the warning that clients have no address
 
 	answering     atomic.Int64  // asks of other nodes
-	userComplaint atomic.Int64  // when ErrUserElsewhere was last reported, in seconds
+	userComplaint onceAMinute   // ErrUserElsewhere is reported
 	nodeEnd       sync.Once     // starts the end of the node
 	nodeDone      chan struct{} // closed when the node has left the cluster
 

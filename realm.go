@@ -27,6 +27,10 @@ import (
 
 // A Realm is the registry of a [Server]: its connected clients, and the messages held for
 // absent ones. Its methods may be called concurrently, and from inside events.
+//
+// With [Options.Cluster], Client, Clients, ClientIDs, Len, Held, ClearMessageQueue, Members, Rooms and
+// RoomLen are about the clients of this server and about what they have sent. The other methods are about
+// the clients of all servers. Those that ask the engine say so: they can take two seconds.
 type Realm struct {
 	opts     *Options
 	seed     maphash.Seed
@@ -159,7 +163,11 @@ func (r *Realm) Len() int { return int(r.live.Load()) }
 func (r *Realm) RemoveClient(id string) bool {
 	c := r.Client(id)
 	if c == nil && r.node != nil {
-		return r.kick(id, 0, "")
+		there, err := r.kick(id, 0, "")
+		if err != nil {
+			r.node.engineFailed(err)
+		}
+		return there
 	}
 	if c == nil || !c.end(ReasonRemoved, nil, nil) {
 		return false
@@ -188,7 +196,9 @@ func (r *Realm) ClearMessageQueue(id string) int {
 
 // Send sends a message of the application to an id. It returns the errors of [Client.Send]. If
 // another client takes the id over before the message is written, the successor gets it. The
-// message is not held for an id that is not connected.
+// message is not held for an id that is not connected. With [Options.Cluster], nil can also mean that
+// the message waits until it is known whether another server has the id; if none has it, the message
+// is dropped.
 func (r *Realm) Send(id string, m Message) error {
 	b, err := m.encode()
 	if err != nil {
@@ -235,6 +245,7 @@ func (r *Realm) admit(c, predecessor *Client, waits bool) (holder *Client, err e
 		r.freeSlot(c)
 		return nil, errUnclaimed
 	}
+	r.notePeak()
 	sh.admittedLocked(r, c)
 	if len(c.inheritedFrom) > 0 { // a message to a room must find either the predecessor in it or c
 		r.rooms.mu.Lock()

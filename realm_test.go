@@ -298,7 +298,7 @@ func (r *Realm) check() error {
 	for name, rm := range r.rooms.rooms {
 		listed := 0
 		for c, data := range rm.members {
-			listed += listedSize(c, data)
+			listed += listedSize(len(c.quoted), data)
 			if !slices.Contains(c.Rooms(), name) || c.Reason() != 0 {
 				errs = append(errs, errors.New("a room and its members do not agree: "+name))
 			}

@@ -79,7 +79,8 @@ func leftParcel(room, id string, why DisconnectReason) parcel {
 // it stays in them, and the other members are not told. Join returns [ErrRoomFull],
 // [ErrTooManyRooms], [ErrRoomName], [ErrNotConnected] if the client has ended, or
 // [ErrSlowConsumer] if the list of members does not fit into the outbox of the client. In the
-// last case the server closes the client, unless OPEN has not been written yet.
+// last case the server closes the client, unless OPEN has not been written yet. With
+// [Options.Cluster], Join asks the engine, and returns [ErrEngine] if that does not answer.
 func (r *Realm) Join(room string, c *Client) error { return r.JoinWith(room, c, nil) }
 
 // JoinWith is [Realm.Join] for a member with data that the other members read: JSON of at most
@@ -205,6 +206,8 @@ func (c *Client) Rooms() []string {
 // Broadcast sends a message of the application to all members of a room except the clients in
 // except. It returns to how many members it sent the message. As with [Client.Send], a member
 // whose outbox overflows is closed. The error wraps [ErrBadMessage] if the payload is not JSON.
+// With [Options.Cluster], members on other servers count when the message is on its way to them. For a
+// room without members here Broadcast asks the engine; the error then can wrap [ErrEngine].
 func (r *Realm) Broadcast(room string, m Message, except ...*Client) (int, error) {
 	b, err := m.encode()
 	if err != nil {
@@ -266,17 +269,18 @@ func (rs *rooms) fitsLocked(rm *room, c *Client, data json.RawMessage, opts *Opt
 		return nil
 	case opts.MaxRoomMembers >= 0 && len(rm.members)+len(rm.far) >= opts.MaxRoomMembers:
 		return ErrRoomFull
-	case opts.MaxOutboxBytes >= 0 && rm.listed+listedSize(c, data) > opts.MaxOutboxBytes:
+	case opts.MaxOutboxBytes >= 0 && rm.listed+rm.farListed()+listedSize(len(c.quoted), data) > opts.MaxOutboxBytes:
 		return ErrRoomFull
 	}
 	return nil
 }
 
-// listedSize is how many bytes a member takes in the list of members, about.
-func listedSize(c *Client, data json.RawMessage) int {
-	n := len(c.quoted) + len(",")
+// listedSize is how many bytes a member takes in the list of members, about. quoted is the length of its id
+// as a JSON string.
+func listedSize(quoted int, data json.RawMessage) int {
+	n := quoted + len(",")
 	if data != nil {
-		n += len(c.quoted) + len(data) + len(":,")
+		n += quoted + len(data) + len(":,")
 	}
 	return n
 }
@@ -291,7 +295,7 @@ func (rs *rooms) addLocked(name string, c *Client, data json.RawMessage) *room {
 		rs.rooms[name] = rm
 	}
 	rm.members[c] = data
-	rm.listed += listedSize(c, data)
+	rm.listed += listedSize(len(c.quoted), data)
 	rs.seats++
 	c.mu.Lock()
 	if c.membership == nil {
@@ -306,7 +310,7 @@ func (rs *rooms) addLocked(name string, c *Client, data json.RawMessage) *room {
 // reader of c, which would not find the news any more if it found no room.
 func (rs *rooms) removeLocked(name string, c *Client, news ...roomNews) delivery {
 	rm := rs.rooms[name]
-	rm.listed -= listedSize(c, rm.members[c])
+	rm.listed -= listedSize(len(c.quoted), rm.members[c])
 	rs.seats--
 	if delete(rm.members, c); len(rm.members) == 0 {
 		delete(rs.rooms, name)

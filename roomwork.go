@@ -39,13 +39,14 @@ type roomJob struct {
 
 // A joinOp is a client that joins a room, or one that is a member and has to be in the list.
 type joinOp struct {
-	c      *Client
-	data   []byte
-	member bool          // it is a member here, so there is no bound
-	tell   bool          // it is a member that may have been missing in the list
-	quiet  bool          // nobody is told: it was a member on another node
-	done   chan struct{} // closed when it is known what became of it; nil: nobody waits
-	err    error         // before done is closed
+	c       *Client
+	data    []byte
+	member  bool          // it is a member here, so there is no bound
+	tell    bool          // it is a member that may have been missing in the list
+	quiet   bool          // nobody is told: it was a member on another node
+	givenUp bool          // nobody waits any more, so it is to be taken back; guarded by the lock of the rooms
+	done    chan struct{} // closed when it is known what became of it; nil: nobody waits
+	err     error         // before done is closed
 }
 
 // finish says what became of it, once.
@@ -107,7 +108,7 @@ func (j *roomJob) leave(id string, why DisconnectReason) {
 func (w *roomWork) run(room string) {
 	n := w.realm.node
 	defer n.work.done()
-	retry := time.Duration(minRetry)
+	retry := minRetry
 	for {
 		w.mu.Lock()
 		job := w.jobs[room]
@@ -169,7 +170,7 @@ func (j *roomJob) before(failed *roomJob) {
 }
 
 // edit tells the engine.
-func (w *roomWork) edit(room string, job *roomJob) (map[string]cluster.Member, error) {
+func (w *roomWork) edit(room string, job *roomJob) (members map[string]cluster.Member, err error) {
 	n := w.realm.node
 	select {
 	case w.slots <- struct{}{}:
@@ -177,27 +178,36 @@ func (w *roomWork) edit(room string, job *roomJob) (map[string]cluster.Member, e
 		return nil, n.ctx.Err()
 	}
 	defer func() { <-w.slots }()
-	gones := job.gone
-	for {
-		e := cluster.Edit{Node: n.name, Max: w.realm.opts.MaxRoomMembers}
-		if len(gones) > 0 {
-			e.Gone, gones = gones[0], gones[1:]
-		}
-		if len(gones) == 0 {
-			e.Leave = slices.Collect(maps.Keys(job.leaves))
-			e.Join = make(map[string][]byte)
-			for id, in := range job.joins {
-				e.Join[id] = in.data
-				if in.member {
-					e.Max = -1
-				}
-			}
-		}
+	for _, e := range job.edits(n.name, w.realm.opts.MaxRoomMembers) {
 		ctx, cancel := context.WithTimeout(n.ctx, engineTimeout)
-		members, err := n.engine.Room(ctx, room, e)
+		members, err = n.engine.Room(ctx, room, e)
 		cancel()
-		if err != nil || len(gones) == 0 {
-			return members, err
+		if err != nil {
+			return nil, err
 		}
 	}
+	return members, nil
+}
+
+// edits returns what the engine is to be told, one edit after the other. Mostly it is one.
+func (j *roomJob) edits(node string, most int) (es []cluster.Edit) {
+	for _, gone := range j.gone {
+		es = append(es, cluster.Edit{Node: node, Gone: gone, Max: most})
+	}
+	members, newcomers := make(map[string][]byte), make(map[string][]byte)
+	for id, in := range j.joins {
+		if in.member {
+			members[id] = in.data
+		} else {
+			newcomers[id] = in.data
+		}
+	}
+	last := cluster.Edit{Node: node, Leave: slices.Collect(maps.Keys(j.leaves)), Join: newcomers, Max: most}
+	if len(members) > 0 { // they are members already, so no bound holds for them
+		last.Join, last.Max = members, -1
+		if len(newcomers) > 0 {
+			return append(es, last, cluster.Edit{Node: node, Join: newcomers, Max: most})
+		}
+	}
+	return append(es, last)
 }

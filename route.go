@@ -58,8 +58,10 @@ func (sh *shard) held(timeout time.Duration) []Held {
 			if len(at.parcels) == 0 {
 				continue // it only remembers that it has expired
 			}
-			h.Senders++
-			if since := at.deadline.Add(-timeout); h.Since.IsZero() || since.Before(h.Since) {
+			if at.sender != nobody {
+				h.Senders++
+			}
+			if since := at.oldest().Add(-timeout); h.Since.IsZero() || since.Before(h.Since) {
 				h.Since = since
 			}
 		}
@@ -254,7 +256,7 @@ func (r *Realm) expire(id string, w *waitingQueue) {
 		soon = w.postpone(now, r.opts.ExpireTimeout, tickTimeout)
 	}
 	senders, far, t := w.expire(now)
-	sh.traffic.dropped[dropExpired].Add(uint64(-t.parcels))
+	sh.traffic.dropped[dropExpired].Add(uint64(-t.parcels - len(far)))
 	r.book(t)
 	if len(far) > 0 {
 		sh.giveBackLocked(r, id, 0, far) // their nodes tell the senders

@@ -38,11 +38,16 @@ func (r *Realm) takeSlot(c, predecessor *Client) error {
 		}
 		if r.live.CompareAndSwap(n, n+1) {
 			r.countAddrLocked(c, +1)
-			for peak := r.peak.Load(); n+1 > peak && !r.peak.CompareAndSwap(peak, n+1); {
-				peak = r.peak.Load()
-			}
 			return nil
 		}
+	}
+}
+
+// notePeak notes how many clients there are, when one more has been admitted.
+func (r *Realm) notePeak() {
+	n := r.live.Load()
+	for peak := r.peak.Load(); n > peak && !r.peak.CompareAndSwap(peak, n); {
+		peak = r.peak.Load()
 	}
 }
 

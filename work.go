@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -58,6 +59,14 @@ func sleep(ctx context.Context, d time.Duration) {
 	case <-t.C:
 	case <-ctx.Done():
 	}
+}
+
+// A onceAMinute lets something through once a minute at most.
+type onceAMinute struct{ last atomic.Int64 } // when, in seconds since 1970
+
+func (o *onceAMinute) may() bool {
+	now, last := time.Now().Unix(), o.last.Load()
+	return now-last >= 60 && o.last.CompareAndSwap(last, now)
 }
 
 // A bell wakes a goroutine that waits for it.
