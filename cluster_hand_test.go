@@ -18,7 +18,6 @@ type handNode struct {
 	t       *testing.T
 	m       *cluster.Memory
 	engine  cluster.Engine
-	number  uint64
 	records chan farRecord // that have come
 	heads   chan batchHead
 }
