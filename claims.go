@@ -48,10 +48,11 @@ type claimOp struct {
 	done chan struct{}   // closed when the engine has answered
 }
 
-// ask lets the engine be asked for a new claim.
-func (cl *claims) ask(h *ownClaim, epoch, over uint64) *claimOp {
+// ask lets the engine be asked for a new claim, which is of no use after d.
+func (cl *claims) ask(h *ownClaim, epoch, over uint64, d time.Duration) *claimOp {
 	op := &claimOp{h: h, token: h.token, done: make(chan struct{})}
-	op.claim = cluster.Claim{ID: h.id, Node: cl.node.name, Token: h.token, Epoch: epoch, Over: over}
+	op.claim = cluster.Claim{ID: h.id, Node: cl.node.name, Token: h.token, Epoch: epoch, Over: over,
+		Before: cl.node.engine.Now().Add(d)}
 	cl.mu.Lock()
 	cl.fresh = append(cl.fresh, op)
 	cl.startLocked()

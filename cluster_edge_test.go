@@ -284,3 +284,22 @@ func TestARefusedNewcomerIsNoPeak(t *testing.T) {
 		require.Zero(t, rs[1].srv.Stats().PeakClients)
 	})
 }
+
+// A page that opens a second connection while the engine stands still is told that it cannot. When the
+// engine goes on, its first connection must not end for a second one that is not there.
+func TestAClientStaysWhenItsSuccessorWasRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, rs := nodes(t, 2, Options{})
+		x := rs[0].connect("x")
+		a := rs[1].connect("a")
+		m.Pause()
+		rs[1].dial("x", "token-of-x").wantRefused(TypeError, refusedEngineAway.reject.Message)
+		time.Sleep(time.Second)
+		m.Resume()
+		time.Sleep(3 * time.Second)
+		a.offer("x", "1")
+		x.wantOffer("a", "1")
+		require.Equal(t, 1, rs[0].claimed())
+		require.Equal(t, 1, rs[1].claimed())
+	})
+}

@@ -180,7 +180,11 @@ const maxRounds = 20
 func (s *Server) awaitClaim(ctx context.Context, h *ownClaim, epoch, over uint64, t *turn) (got cluster.Claimed, why *refusal) {
 	n := s.realm.node
 	newcomer := h.newcomer
-	op := n.claims.ask(h, epoch, over)
+	patience := engineTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		patience = min(patience, time.Until(deadline))
+	}
+	op := n.claims.ask(h, epoch, over, patience*3/4) // the answer has to come in time, too
 	timer := time.NewTimer(engineTimeout)
 	defer timer.Stop()
 	select {

@@ -80,6 +80,9 @@ type Engine interface {
 	// With c.Own, an epoch that was granted to this node before, the claim is a renewal, and c.Epoch
 	// may equal c.Own. A renewal is granted unless another node has the id with an epoch above c.Own.
 	//
+	// A new claim is refused at c.Before and later, by [Engine.Now], if that is not the zero time: nobody
+	// waits for the answer then, and the client that has the id would be ended for nobody.
+	//
 	// A claim that is not made again for [ClaimTTL] may go, but not before.
 	Claim(ctx context.Context, cs ...Claim) ([]Claimed, error)
 
@@ -126,6 +129,9 @@ type Claim struct {
 	Epoch    uint64   // greater than each epoch of the id that the node knows
 	Over     uint64   // the epoch of a claim that this one may replace; 0: none
 	Own      uint64   // the epoch that this claim renews; 0: it is new
+
+	// Before is when a new claim is of no use any more; zero: never. A renewal has none.
+	Before time.Time
 }
 
 // Claimed is the answer to a [Claim].
@@ -135,7 +141,7 @@ type Claimed struct {
 	// Previous is the place before a claim that was granted, or the claim that is in the way. The
 	// place before a claim of the same node that was not renewed yet is the place before that claim. If
 	// a claim is refused and Previous.Epoch is not below the epoch of the claim, that epoch was too low;
-	// this says nothing else.
+	// this says nothing else. It is the zero Place if the claim came too late (see [Claim.Before]).
 	Previous Place
 }
 

@@ -200,9 +200,13 @@ func (m *Memory) placeLocked(id string) Place {
 // grantLocked is one step of [Engine.Claim].
 func (m *Memory) grantLocked(c Claim) Claimed {
 	next := &record{Place: Place{c.Node, c.Epoch}, token: c.Token, renewed: c.Own != 0, until: time.Now().Add(ClaimTTL)}
-	if old := m.claimLocked(c.ID); old != nil {
+	old := m.claimLocked(c.ID)
+	again := old != nil && old.Place == next.Place && old.token == c.Token
+	if c.Own == 0 && !again && !c.Before.IsZero() && !time.Now().Before(c.Before) {
+		return Claimed{}
+	}
+	if old != nil {
 		same := old.Node == c.Node
-		again := old.Place == next.Place && old.token == c.Token
 		granted := again || c.Epoch > old.Epoch && (same || old.token == c.Token || old.Epoch == c.Over)
 		if c.Own != 0 {
 			granted = same || old.Epoch <= c.Own

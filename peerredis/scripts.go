@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gopeerjs/peer/cluster"
 	"github.com/redis/go-redis/v9"
@@ -79,7 +80,7 @@ func (e *Engine) Claim(ctx context.Context, cs ...cluster.Claim) ([]cluster.Clai
 	cmds, err := e.run(ctx, claimScript, e.claims(cs), func(i int) []any {
 		c := &cs[i]
 		return []any{c.Node, base64.RawURLEncoding.EncodeToString(c.Token[:]), c.Epoch, c.Over, c.Own,
-			cluster.ClaimTTL.Milliseconds()}
+			cluster.ClaimTTL.Milliseconds(), micros(c.Before)}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("claim ids: %w", err)
@@ -91,6 +92,14 @@ func (e *Engine) Claim(ctx context.Context, cs ...cluster.Claim) ([]cluster.Clai
 		}
 	}
 	return claimed, nil
+}
+
+// micros is a time as the scripts compare it.
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return max(1, t.UnixMicro())
 }
 
 // toClaimed reads the reply of the script: granted, node and epoch.

@@ -65,6 +65,19 @@ var claimChecks = []check{
 		r.b.refused(r.a.at(base), cluster.Claim{ID: x, Token: bob, Epoch: base + 2})
 		r.a.granted(nowhere, cluster.Claim{ID: x, Token: ann, Epoch: base + 1})
 	}},
+	{name: "ClaimThatComesTooLate", f: func(r *rig) {
+		x, free := r.id("x"), r.id("free")
+		late, early := r.a.Now().Add(-2*time.Second), r.a.Now().Add(time.Hour)
+		r.a.granted(nowhere, cluster.Claim{ID: x, Token: ann, Epoch: base, Before: early})
+		r.a.refused(nowhere, cluster.Claim{ID: free, Token: ann, Epoch: base, Before: late})
+		r.a.refused(nowhere, cluster.Claim{ID: x, Token: bob, Epoch: base + 1, Before: late})
+		r.b.refused(nowhere, cluster.Claim{ID: x, Token: ann, Epoch: base + 1, Before: late})
+		r.b.refused(nowhere, cluster.Claim{ID: x, Token: bob, Epoch: base + 1, Over: base, Before: late})
+		r.a.finds(free, nowhere)
+		r.a.finds(x, r.a.at(base))
+		r.a.granted(nowhere, cluster.Claim{ID: x, Token: ann, Epoch: base, Before: late}) // it is there already
+		r.b.granted(r.a.at(base), cluster.Claim{ID: x, Token: ann, Epoch: base + 1, Before: early})
+	}},
 	{name: "ClaimOverAnEpoch", f: func(r *rig) {
 		x := r.id("x")
 		r.a.granted(nowhere, cluster.Claim{ID: x, Token: ann, Epoch: base})

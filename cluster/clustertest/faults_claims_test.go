@@ -70,6 +70,38 @@ var claimFaults = []fault{
 			}
 		})
 	}},
+	{"claims are never too late", "ClaimThatComesTooLate", func(b *broken) {
+		b.eachClaim(func(_ context.Context, c *cluster.Claim) { c.Before = time.Time{} })
+	}},
+	{"the claim of a free id is never too late", "ClaimThatComesTooLate", func(b *broken) {
+		b.eachClaim(func(ctx context.Context, c *cluster.Claim) {
+			if b.place(ctx, c.ID) == nowhere {
+				c.Before = time.Time{}
+			}
+		})
+	}},
+	{"the claim of an id that is taken is never too late", "ClaimThatComesTooLate", func(b *broken) {
+		b.eachClaim(func(ctx context.Context, c *cluster.Claim) {
+			if b.place(ctx, c.ID) != nowhere {
+				c.Before = time.Time{}
+			}
+		})
+	}},
+	{"all claims with a time are too late", "ClaimThatComesTooLate", func(b *broken) {
+		b.eachClaim(func(_ context.Context, c *cluster.Claim) {
+			if !c.Before.IsZero() {
+				c.Before = b.Now().Add(-time.Hour)
+			}
+		})
+	}},
+	{"a claim that is there is refused when it is late", "ClaimThatComesTooLate", func(b *broken) {
+		b.claim = func(ctx context.Context, cs ...cluster.Claim) ([]cluster.Claimed, error) {
+			if c := cs[0]; !c.Before.IsZero() && c.Before.Before(b.Now()) {
+				return []cluster.Claimed{{}}, nil
+			}
+			return b.Engine.Claim(ctx, cs...)
+		}
+	}},
 	{"a refused claim sets its token", "RefusedClaimChangesNothing", func(b *broken) {
 		b.claim = func(ctx context.Context, cs ...cluster.Claim) ([]cluster.Claimed, error) {
 			all, err := b.Engine.Claim(ctx, cs...)

@@ -55,7 +55,28 @@ func (h *History) limit(m *message) time.Duration {
 			limit += f.To - f.From
 		}
 	}
+	limit += h.unread(m, limit)
 	return limit + h.slack(m.Send.At, m.Send.At+limit)
+}
+
+// unread is how long a destination that does not read keeps a message. The server has accepted it for the
+// socket that it takes for connected, and passes it on to the next one. When that is depends on the client.
+func (h *History) unread(m *message, within time.Duration) (most time.Duration) {
+	for _, i := range h.byID[m.dst] {
+		c := h.Conns[i]
+		from := max(c.Quiet, m.Send.At)
+		if c.Opened == never || c.Quiet > m.Send.At+within || c.EOF <= m.Send.At {
+			continue
+		}
+		to := c.EOF
+		for _, j := range h.byID[m.dst] {
+			if next := h.Conns[j]; next.Opened != never && next.Opened > c.Opened {
+				to = min(to, max(from, next.Opened))
+			}
+		}
+		most = max(most, min(to, h.End)-from)
+	}
+	return most
 }
 
 // senderGone reports whether the sender's connection ended before the outcome had to be there.

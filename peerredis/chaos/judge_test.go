@@ -140,6 +140,22 @@ func TestPairs(t *testing.T) {
 			s.send(a, "bob", 1, 10000)
 			s.recv(b, a, 1, 16801)
 		}, []string{"late"}, nil},
+		{"received late, by the socket after one that did not read", func(s scene) {
+			alone(s)
+			s.conn("bob", 1, 0, 18000)
+			s.Conns[b].Quiet = ms(9900)
+			s.conn("bob", 0, 17990, -1)
+			s.send(a, "bob", 1, 10000)
+			s.recv(2, a, 1, 18001)
+		}, nil, nil},
+		{"received late, though its destination read again", func(s scene) {
+			alone(s)
+			s.conn("bob", 1, 0, 11000)
+			s.Conns[b].Quiet = ms(9900)
+			s.conn("bob", 0, 10990, -1)
+			s.send(a, "bob", 1, 10000)
+			s.recv(2, a, 1, 18001)
+		}, []string{"late"}, nil},
 		{"slow to one that is there", func(s scene) { both(s); s.send(a, "bob", 1, 10000); s.recv(b, a, 1, 13500) },
 			[]string{"slow"}, nil},
 		{"sender has gone", func(s scene) { s.conn("alice", 0, 0, 12000); s.send(a, "bob", 1, 10000) }, nil, nil},
