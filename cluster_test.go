@@ -3,6 +3,7 @@ package peer
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -220,7 +221,7 @@ func TestAServerWhoseEngineIsAwayEnds(t *testing.T) {
 		p.wantRefused(TypeError, "The server cannot check this id now")
 		require.Equal(t, 2*time.Second, time.Since(began))
 		require.NoError(t, rs[0].srv.Close())
-		require.Error(t, rs[0].srv.Ready(t.Context()))
+		require.ErrorIs(t, rs[0].srv.Ready(t.Context()), http.ErrServerClosed)
 		m.Resume()
 	})
 }

@@ -69,7 +69,7 @@ func (c *census) get(ctx context.Context, n *node) ([]string, error) {
 	if under == nil {
 		if !n.work.begin() {
 			c.mu.Unlock()
-			return nil, errClosed
+			return nil, fmt.Errorf("%w: %w", ErrEngine, errClosed)
 		}
 		under = make(chan struct{})
 		c.under = under

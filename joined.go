@@ -22,8 +22,8 @@ func (s *Server) startCluster() {
 // Ready returns nil when the server can admit clients. With [Options.Cluster] it joins the cluster if
 // it is not a node yet, and returns an error that wraps [ErrEngine] if it cannot. Once it has joined, an
 // engine that is away makes no difference: otherwise an outage between the nodes would become one of
-// everything. When [Server.Shutdown] or [Server.Close] has begun, Ready returns an error. It returns when
-// ctx ends at the latest.
+// everything. When [Server.Shutdown] or [Server.Close] has begun, Ready returns an error that wraps
+// [http.ErrServerClosed]. It returns when ctx ends at the latest.
 func (s *Server) Ready(ctx context.Context) error {
 	if s.ctx.Err() != nil {
 		return errClosed

@@ -2,8 +2,10 @@ package peer
 
 import (
 	"errors"
+	"fmt"
 	"hash/maphash"
 	"iter"
+	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -75,7 +77,7 @@ type shard struct {
 var (
 	errLimit     = errors.New("peer: concurrent limit reached")
 	errAddrLimit = errors.New("peer: concurrent limit of the address reached")
-	errClosed    = errors.New("peer: server closed")
+	errClosed    = fmt.Errorf("peer: %w", http.ErrServerClosed)
 	errUnclaimed = errors.New("peer: the id is not claimed in the cluster")
 )
 
