@@ -38,6 +38,16 @@ func TestSockets(t *testing.T) {
 			ended(s, 0, 8000, 4005)
 			s.fault("stop", 0, 1000, 7900)
 		}, nil},
+		{"replaced while its node is cut off", func(s scene) { s.conn("a", 0, 0, -1); s.conn("a", 1, 5000, -1); ended(s, 0, 6000, 4005) }, nil},
+		{"claim lost to one that was refused", func(s scene) {
+			s.conn("a", 0, 0, -1)
+			s.conn("a", 1, 5000, -1)
+			refused(s, 1, "ERROR")
+			ended(s, 0, 6000, 4005)
+			s.fault("redis-stop", -1, 3000, 6000)
+		}, []string{"claim lost"}},
+		{"slow", func(s scene) { s.conn("a", 0, 0, -1); ended(s, 0, 6000, 1008); s.Conns[0].Quiet = ms(2000) }, nil},
+		{"slow though it read", func(s scene) { s.conn("a", 0, 0, -1); ended(s, 0, 6000, 1008) }, []string{"closed"}},
 		{"claim lost without a fault", func(s scene) { s.conn("a", 0, 0, -1); s.conn("a", 1, 5000, -1); ended(s, 0, 8000, 4005) },
 			[]string{"claim lost"}},
 		{"cut without a fault", func(s scene) { s.conn("a", 0, 0, -1); ended(s, 0, 900, 0) }, []string{"no close frame"}},

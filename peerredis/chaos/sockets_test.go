@@ -8,6 +8,7 @@ import (
 // Close codes of the server, as docs of the protocol name them.
 const (
 	codeAway         = 1001
+	codePolicy       = 1008
 	codeOverridden   = 4001
 	codeReplaced     = 4002
 	codeUnresponsive = 4003
@@ -107,6 +108,9 @@ func (h *History) judgeEnding(i int, c *Conn, note noter) {
 		rival := false
 		for _, j := range h.byID[c.ID] {
 			o := h.Conns[j]
+			if o.Thief == c.Thief && o.Opened != never && o.Opened > c.Opened && o.Dialed <= c.EOF && c.EOF <= o.Opened+deadAfter {
+				return // it was replaced, and its node learned that from the engine
+			}
 			rival = rival || j != i && o.Dialed <= c.EOF && o.EOF >= c.EOF-2*resolve
 		}
 		if !rival {
@@ -118,6 +122,7 @@ func (h *History) judgeEnding(i int, c *Conn, note noter) {
 		if c.Quiet == never {
 			h.nodeFault(note, c, "unresponsive", "stop", "stall", "blackhole")
 		}
+	case c.Code == codePolicy && c.Quiet < c.EOF: // its buffers were full
 	case c.Code == codeAway:
 		h.nodeFault(note, c, "shut down", "term")
 	case c.Code == 0 && c.Quiet < c.EOF: // its buffers were full
