@@ -13,6 +13,8 @@ import (
 // Times of claims.
 const (
 	renewWithin = 100 * time.Second // each claim is made again so often
+	againAfter  = 2 * time.Second   // after a loss of data, which may go on until then
+	againWithin = 8 * time.Second   // each claim is made again once more from then on
 	lostWait    = 3 * time.Second   // after a loss of data no new id is claimed, so that the holders come first
 )
 
@@ -30,6 +32,7 @@ type claims struct {
 	freshAt   time.Time // not before that
 	renewAt   time.Time // not before that
 	nextShard float64   // to be renewed
+	lostAt    time.Time // when data was lost last; zero: never
 }
 
 // A claimOp is a claim that the engine is to be told of.
@@ -296,11 +299,27 @@ func (r *Realm) claimed(op *claimOp, got cluster.Claimed) (lost *Client) {
 	return lost
 }
 
+// writesAgain reports whether all that was written after a loss of data is written once more: what took
+// it may have been a master that was replaced and did not know that yet.
+func writesAgain(lost, now time.Time) bool {
+	since := now.Sub(lost)
+	return since >= againAfter && since <= againAfter+againWithin+time.Second
+}
+
+func (cl *claims) lost() time.Time {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	return cl.lostAt
+}
+
 // renewSome renews some of the claims, so that each is renewed in time.
 func (cl *claims) renewSome() {
 	cl.mu.Lock()
-	from := int(cl.nextShard)
-	cl.nextShard += numShards / renewWithin.Seconds()
+	from, within := int(cl.nextShard), renewWithin
+	if writesAgain(cl.lostAt, time.Now()) {
+		within = againWithin
+	}
+	cl.nextShard += numShards / within.Seconds()
 	to := int(cl.nextShard)
 	if cl.nextShard >= numShards {
 		cl.nextShard -= numShards
@@ -327,6 +346,7 @@ func (r *Realm) renewShard(sh *shard) {
 func (n *node) lostData() {
 	n.stats.lost.Add(1)
 	n.claims.mu.Lock()
+	n.claims.lostAt = time.Now()
 	n.claims.freshAt = time.Now().Add(lostWait)
 	n.claims.renewAt = time.Now().Add(rand.N(time.Second))
 	n.claims.mu.Unlock()

@@ -1,7 +1,10 @@
 package peer
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -301,5 +304,57 @@ func TestAClientStaysWhenItsSuccessorWasRefused(t *testing.T) {
 		x.wantOffer("a", "1")
 		require.Equal(t, 1, rs[0].claimed())
 		require.Equal(t, 1, rs[1].claimed())
+	})
+}
+
+// A tardyEngine makes its first edit of a member that leaves two seconds after it has returned an error.
+type tardyEngine struct {
+	cluster.Engine
+	was *atomic.Bool
+}
+
+func (e tardyEngine) Room(ctx context.Context, room string, edit cluster.Edit) (map[string]cluster.Member, error) {
+	if len(edit.Leave) > 0 && len(edit.Join) == 0 && !e.was.Swap(true) {
+		time.AfterFunc(2*time.Second, func() { e.Engine.Room(context.Background(), room, edit) })
+		return nil, errors.New("the connection is lost")
+	}
+	return e.Engine.Room(ctx, room, edit)
+}
+
+func TestAnEditThatWasOnItsWayForLongUndoesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, rs := nodesWithRooms(t, 1)
+		r := newBubbleRig(t, Options{Cluster: tardyEngine{m.Engine(), new(atomic.Bool)}, AllowJoin: rs[0].srv.opts.AllowJoin})
+		a, _ := bothInRoom(r, rs[0])
+		a.send(`{"type":"ROOM-LEAVE","payload":{"room":"x"}}`)
+		a.wantLeft("x", "a", ReasonLeft.String())
+		time.Sleep(10 * time.Millisecond) // the edit is under way
+		a.join("x")
+		a.wantMembers("x", "a", "b")
+		time.Sleep(10 * time.Second)
+		ids, err := r.srv.Realm().RoomMembers(t.Context(), "x")
+		require.NoError(t, err)
+		require.Equal(t, []string{"a", "b"}, ids)
+	})
+}
+
+func TestAMemberThatComesBackWhileTheEngineIsAwayIsAMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, rs := nodesWithRooms(t, 2)
+		a, b := bothInRoom(rs[0], rs[1])
+		m.Pause()
+		a.send(`{"type":"ROOM-LEAVE","payload":{"room":"x"}}`)
+		a.wantLeft("x", "a", ReasonLeft.String())
+		a.join("x")
+		time.Sleep(1300 * time.Millisecond) // the edit of both has failed
+		m.Resume()
+		a.wantMembers("x", "a", "b")
+		for _, r := range rs {
+			ids, err := r.srv.Realm().RoomMembers(t.Context(), "x")
+			require.NoError(t, err)
+			require.Equal(t, []string{"a", "b"}, ids)
+		}
+		b.offer("a", "1")
+		a.wantOffer("b", "1")
 	})
 }

@@ -355,9 +355,10 @@ func TestAJoinThatIsGivenUpWhileItIsUnderWayIsTakenBack(t *testing.T) {
 		rs[0].connect("a")
 		rs[0].connect("b")
 		realm := rs[0].srv.Realm()
-		m.Delay(1500 * time.Millisecond)
-		go realm.Join("x", realm.Client("a"))
-		time.Sleep(100 * time.Millisecond)
+		require.NoError(t, realm.Join("x", realm.Client("a")))
+		m.Delay(950 * time.Millisecond)
+		m.Fail(1)
+		time.AfterFunc(time.Second, func() { m.Fail(0) }) // the second attempt works, too late for who waits
 		require.ErrorIs(t, realm.Join("x", realm.Client("b")), ErrEngine)
 		time.Sleep(10 * time.Second)
 		m.Delay(0)

@@ -301,6 +301,9 @@ func (r *Realm) renewRoomsBefore(at time.Time, tell bool) {
 // renewed, and finds out with which nodes this one shares a room.
 func (r *Realm) tidyRooms(now time.Time) {
 	r.renewRoomsBefore(now.Add(-renewWithin), false)
+	if lost := r.node.claims.lost(); writesAgain(lost, now) {
+		r.renewRoomsBefore(lost.Add(againAfter), true)
+	}
 	var ds deliveries
 	shared := make(map[string]bool)
 	r.rooms.mu.Lock()

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -17,6 +18,7 @@ import (
 const (
 	missingFor   = 5 * time.Second // how long a member may be missing from a list without an explanation
 	roomsAtATime = 16
+	editWithin   = time.Second // an edit is made by then, or never
 )
 
 // roomWork keeps the lists of the engine, one edit of a room after the other.
@@ -27,6 +29,9 @@ type roomWork struct {
 	mu   sync.Mutex          // guards the following
 	jobs map[string]*roomJob // name -> what is to be done; absent: nothing
 }
+
+// clockError is by how much the clock of a node and that of the engine may differ, mostly.
+const clockError = 100 * time.Millisecond
 
 // A roomJob is what is to be done next for a room.
 type roomJob struct {
@@ -151,19 +156,25 @@ func (j *roomJob) fail(err error) {
 
 // before puts a job that failed before what has come meanwhile.
 func (j *roomJob) before(failed *roomJob) {
-	for id, why := range failed.leaves {
-		if _, ok := j.leaves[id]; !ok && j.joins[id] == nil {
-			j.leaves[id] = why
-		}
+	newer := func(id string) bool {
+		_, leaves := j.leaves[id]
+		return leaves || j.joins[id] != nil
 	}
+	joins := make(map[string]*joinOp) // after a leave of the same job
 	for id, in := range failed.joins {
-		switch _, leaves := j.leaves[id]; {
-		case !leaves && j.joins[id] == nil:
-			j.joins[id] = in
-		default:
+		other := j.joins[id]
+		if !newer(id) || other != nil && other.c == in.c && other.done == nil { // else somebody waits in vain
+			joins[id] = in
+		} else {
 			in.finish(ErrNotConnected)
 		}
 	}
+	for id, why := range failed.leaves {
+		if !newer(id) {
+			j.leaves[id] = why
+		}
+	}
+	maps.Copy(j.joins, joins)
 	j.gone = append(failed.gone, j.gone...)
 	j.read = j.read || failed.read
 	maps.Copy(j.left, failed.left)
@@ -179,10 +190,15 @@ func (w *roomWork) edit(room string, job *roomJob) (members map[string]cluster.M
 	}
 	defer func() { <-w.slots }()
 	for _, e := range job.edits(n.name, w.realm.opts.MaxRoomMembers) {
-		ctx, cancel := context.WithTimeout(n.ctx, engineTimeout)
+		began := time.Now()
+		e.Before = n.engine.Now().Add(editWithin)
+		ctx, cancel := context.WithTimeout(n.ctx, editWithin)
 		members, err = n.engine.Room(ctx, room, e)
 		cancel()
 		if err != nil {
+			if !errors.Is(err, cluster.ErrTooLate) { // it can be made yet, and must not be made after the next one
+				sleep(n.ctx, time.Until(began.Add(editWithin+clockError)))
+			}
 			return nil, err
 		}
 	}

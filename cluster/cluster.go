@@ -46,9 +46,14 @@ var (
 	ErrTooBig = errors.New("cluster: batch is larger than 2 MiB")
 )
 
+// ErrTooLate is an error of [Engine.Room]: the edit came at [Edit.Before] or later, and nothing has
+// happened.
+var ErrTooLate = errors.New("cluster: edit came too late")
+
 // An Engine joins the nodes of a cluster. One Engine serves one server. Its methods may be called
-// concurrently, and return when ctx ends at the latest. After an error other than [ErrNoNode] and
-// [ErrTooBig] anything may have happened, to each id on its own.
+// concurrently, and return when ctx ends at the latest. After an error other than [ErrNoNode],
+// [ErrTooBig] and [ErrTooLate] anything may have happened, to each id on its own, and may even happen
+// later.
 //
 // Names of nodes consist of ASCII letters, digits, "_" and "-". Ids and names of rooms are any 1 to
 // 1,024 bytes.
@@ -97,8 +102,10 @@ type Engine interface {
 	// snapshot.
 	IDs(ctx context.Context) ([]string, error)
 
-	// Room changes the members of a room in one atomic step and returns all members. A room without
-	// a Join for [ClaimTTL] may go, but not before.
+	// Room changes the members of a room in one atomic step and returns all members. At e.Before and
+	// later, by [Engine.Now], it returns [ErrTooLate], unless that is the zero time: what was on its way
+	// for long must not undo what was done since. A room without a Join for [ClaimTTL] may go, but not
+	// before.
 	Room(ctx context.Context, room string, e Edit) (map[string]Member, error)
 
 	// Now returns a time that is the same on all nodes, within one second.
@@ -154,6 +161,7 @@ type Edit struct {
 	Leave      []string
 	Join       map[string][]byte // id -> data
 	Max        int               // of the members; negative: no bound
+	Before     time.Time         // when the edit must not be made any more; zero: never
 }
 
 // A Member is a member of a room.

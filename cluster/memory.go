@@ -197,12 +197,15 @@ func (m *Memory) placeLocked(id string) Place {
 	return Place{}
 }
 
+// isLate reports whether what had to be done before a time is too late.
+func isLate(before time.Time) bool { return !before.IsZero() && !time.Now().Before(before) }
+
 // grantLocked is one step of [Engine.Claim].
 func (m *Memory) grantLocked(c Claim) Claimed {
 	next := &record{Place: Place{c.Node, c.Epoch}, token: c.Token, renewed: c.Own != 0, until: time.Now().Add(ClaimTTL)}
 	old := m.claimLocked(c.ID)
 	again := old != nil && old.Place == next.Place && old.token == c.Token
-	if c.Own == 0 && !again && !c.Before.IsZero() && !time.Now().Before(c.Before) {
+	if c.Own == 0 && !again && isLate(c.Before) {
 		return Claimed{}
 	}
 	if old != nil {
@@ -225,8 +228,11 @@ func (m *Memory) grantLocked(c Claim) Claimed {
 	return Claimed{Granted: true, Previous: next.before}
 }
 
-// editLocked is the step of [Engine.Room].
+// editLocked is the step of [Engine.Room]. It returns nil if it comes too late.
 func (m *Memory) editLocked(name string, e Edit) map[string]Member {
+	if isLate(e.Before) {
+		return nil
+	}
 	r := m.rooms[name]
 	if r == nil || time.Now().After(r.until) {
 		r = &room{members: map[string]Member{}}

@@ -286,8 +286,11 @@ func (e *engine) Room(ctx context.Context, room string, edit Edit) (map[string]M
 	}
 	var members map[string]Member
 	err := e.call(ctx, func() { members = e.m.editLocked(room, edit) })
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case members == nil:
+		return nil, ErrTooLate
 	}
 	return members, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -138,7 +139,7 @@ func (e *Engine) Room(ctx context.Context, room string, edit cluster.Edit) (map[
 			return nil, fmt.Errorf("edit a room: %w", err)
 		}
 	}
-	args := []any{edit.Node, edit.Gone, edit.Max, cluster.ClaimTTL.Milliseconds(), len(edit.Join)}
+	args := []any{edit.Node, edit.Gone, edit.Max, cluster.ClaimTTL.Milliseconds(), micros(edit.Before), len(edit.Join)}
 	for _, id := range slices.Sorted(maps.Keys(edit.Join)) {
 		args = append(args, id, edit.Join[id])
 	}
@@ -146,6 +147,9 @@ func (e *Engine) Room(ctx context.Context, room string, edit cluster.Edit) (map[
 		args = append(args, id)
 	}
 	cmds, err := e.run(ctx, roomScript, []string{e.prefix + "room:" + room}, func(int) []any { return args })
+	if errors.Is(err, redis.Nil) {
+		return nil, cluster.ErrTooLate
+	}
 	if err != nil {
 		return nil, fmt.Errorf("edit a room: %w", err)
 	}

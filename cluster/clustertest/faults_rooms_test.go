@@ -93,6 +93,16 @@ var placeFaults = []fault{
 }
 
 var roomFaults = []fault{
+	{"edits are never too late", "EditThatComesTooLate", func(b *broken) {
+		b.eachEdit(func(_ context.Context, _ string, e *cluster.Edit) { e.Before = time.Time{} })
+	}},
+	{"all edits with a time are too late", "EditThatComesTooLate", func(b *broken) {
+		b.eachEdit(func(_ context.Context, _ string, e *cluster.Edit) {
+			if !e.Before.IsZero() {
+				e.Before = b.Now().Add(-time.Hour)
+			}
+		})
+	}},
 	{"a room that is read has a member", "RoomOfNobody", func(b *broken) {
 		b.eachEdit(func(_ context.Context, _ string, e *cluster.Edit) {
 			if e.Join == nil {

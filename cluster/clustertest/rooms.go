@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"time"
 
@@ -105,6 +106,19 @@ var roomChecks = []check{
 		r.b.edits(room, upTo(2, "x"), r.b.through("x").and(r.a.through("y"))) // x moves
 		e := cluster.Edit{Max: 1, Join: map[string][]byte{"x": []byte("1")}}
 		r.b.edits(room, e, members{"x": {Node: r.b.name, Data: []byte("1")}}.and(r.a.through("y")))
+	}},
+	{name: "EditThatComesTooLate", f: func(r *rig) {
+		room := r.id("room")
+		r.a.edits(room, join("x", "y"), r.a.through("x", "y"))
+		for _, e := range []cluster.Edit{join("z"), {Node: r.a.name, Leave: []string{"x"}}, {Gone: r.a.name}, {}} {
+			e.Node, e.Before = r.a.name, r.a.Now().Add(-2*time.Second)
+			if _, err := r.a.Room(r.ctx(), room, e); !errors.Is(err, cluster.ErrTooLate) {
+				r.Fatalf("the edit %+v, too late: error %v, want ErrTooLate", e, err)
+			}
+		}
+		e := join("z")
+		e.Before = r.a.Now().Add(time.Hour)
+		r.b.edits(room, e, r.a.through("x", "y").and(r.b.through("z")))
 	}},
 	{name: "EditLeavesBeforeItJoins", f: func(r *rig) {
 		room := r.id("room")

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -63,7 +64,7 @@ func judgeEnd(s *Snapshot) (found []Finding) {
 		}
 	}
 	judgeClaims(s, note)
-	judgeRooms(s, note)
+	judgeRooms(s, note, func(other string) { found[len(found)-1].Dst = other })
 	return found
 }
 
@@ -107,7 +108,7 @@ func judgeClaims(s *Snapshot, note func(rule, id, format string, args ...any)) {
 }
 
 // judgeRooms wants all members of a room to have the same list, which is the list of its members.
-func judgeRooms(s *Snapshot, note func(rule, id, format string, args ...any)) {
+func judgeRooms(s *Snapshot, note func(rule, id, format string, args ...any), about func(other string)) {
 	truth := make(map[string]map[string]string)
 	for _, c := range s.Clients {
 		for room, data := range c.Data {
@@ -120,7 +121,9 @@ func judgeRooms(s *Snapshot, note func(rule, id, format string, args ...any)) {
 	for _, c := range s.Clients {
 		for _, room := range slices.Sorted(maps.Keys(c.Data)) {
 			if told := c.Rooms[room]; !maps.Equal(told, truth[room]) {
-				note("rooms", c.ID, "%s in %s has a list that differs: %s", c.ID, room, difference(told, truth[room]))
+				text, other := difference(told, truth[room])
+				note("rooms", c.ID, "%s in %s has a list that differs: %s", c.ID, room, text)
+				about(other)
 			}
 		}
 	}
@@ -131,25 +134,31 @@ func judgeRooms(s *Snapshot, note func(rule, id, format string, args ...any)) {
 				told[id] = truth[room][id]
 			}
 			if !maps.Equal(told, truth[room]) {
-				note("rooms", "", "node %d has another list of %s: %s", n, room, difference(told, truth[room]))
+				text, _ := difference(told, truth[room])
+				note("rooms", "", "node %d has another list of %s: %s", n, room, text)
 			}
 		}
 	}
 }
 
-// difference says what is wrong with a list of members.
-func difference(told, truth map[string]string) (s string) {
+// difference says what is wrong with a list of members, and names the first one.
+func difference(told, truth map[string]string) (text, first string) {
 	for _, id := range slices.Sorted(maps.Keys(truth)) {
-		if data, ok := told[id]; !ok {
-			s += " -" + id
-		} else if data != truth[id] {
-			s += fmt.Sprintf(" %s: %q in the place of %q", id, data, truth[id])
+		data, ok := told[id]
+		switch {
+		case !ok:
+			text += " -" + id
+		case data != truth[id]:
+			text += fmt.Sprintf(" %s: %q in the place of %q", id, data, truth[id])
+		default:
+			continue
 		}
+		first = cmp.Or(first, id)
 	}
 	for _, id := range slices.Sorted(maps.Keys(told)) {
 		if _, ok := truth[id]; !ok {
-			s += " +" + id
+			text, first = text+" +"+id, cmp.Or(first, id)
 		}
 	}
-	return s
+	return text, first
 }
