@@ -12,16 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// nodes returns servers in a bubble that are joined by an engine in memory.
-func nodes(t *testing.T, n int, opts Options) (m *cluster.Memory, rs []*rig) {
-	m = cluster.NewMemory()
-	for range n {
-		opts.Cluster = m.Engine()
-		rs = append(rs, newBubbleRig(t, opts))
-	}
-	return m, rs
-}
-
 func TestTwoNodesRelayToEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, rs := nodes(t, 2, Options{})

@@ -118,6 +118,7 @@ func smallWrites(r *rawRoute) { r.writeBuffer = 4 << 10 }
 // rawOpen opens a connection and writes nothing.
 func (r *rig) rawOpen(opts ...rawOption) *rawPeer {
 	r.t.Helper()
+	r = r.turn()
 	route := rawRoute{dial: r.dialer}
 	for _, o := range opts {
 		o(&route)

@@ -28,6 +28,7 @@ type rig struct {
 	srv *Server
 	url string // http://…
 	dialer
+	ring *ring // nil: there is one server
 }
 
 // dialer opens connections to the server under test.
@@ -185,11 +186,17 @@ type record struct {
 
 // watch registers a record for all events of srv but messages.
 func watch(srv *Server) *record {
-	rec := &record{change: make(chan struct{})}
+	rec := newRecord()
+	rec.watch(srv)
+	return rec
+}
+
+func newRecord() *record { return &record{change: make(chan struct{})} }
+
+func (rec *record) watch(srv *Server) {
 	srv.OnConnection(func(c *Client) { rec.add("+" + c.ID()) })
 	srv.OnDisconnect(func(c *Client, why DisconnectReason) { rec.add("-" + c.ID() + " " + why.String()) })
 	srv.OnError(func(c *Client, err error) { rec.add("! " + err.Error()) })
-	return rec
 }
 
 func (r *record) add(line string) {

@@ -31,45 +31,50 @@ func TestMembersLearnWhoComesAndWhoGoes(t *testing.T) {
 	}
 	for name, tc := range ends {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, Options{AllowJoin: anyRoom})
-			a, b := r.connect("a"), r.connect("b")
-			a.join("x")
-			a.wantMembers("x", "a")
-			b.join("x")
-			b.wantMembers("x", "a", "b")
-			a.wantJoined("x", "b")
-			tc.end(r, b)
-			a.wantLeft("x", "b", tc.reason)
-			r.srv.Realm().Broadcast("x", Message{Type: "END"})
-			a.want(`{"type":"END"}`) // and nothing between
-			require.Equal(t, []string{"x"}, r.srv.Realm().Rooms())
+			onNodes(t, Options{AllowJoin: anyRoom}, func(t *testing.T, r *rig) {
+				a, b := r.connect("a"), r.connect("b")
+				a.join("x")
+				a.wantMembers("x", "a")
+				b.join("x")
+				b.wantMembers("x", "a", "b")
+				a.wantJoined("x", "b")
+				tc.end(r, b)
+				a.wantLeft("x", "b", tc.reason)
+				r.srv.Realm().Broadcast("x", Message{Type: "END"})
+				a.want(`{"type":"END"}`) // and nothing between
+				require.Equal(t, []string{"x"}, r.srv.Realm().Rooms())
+			})
 		})
 	}
 }
 
 func TestATakeoverByTheOwnTokenIsNoLeaveAndNoJoin(t *testing.T) {
-	r := newRig(t, Options{AllowJoin: anyRoom, AllowOverride: OverrideAlways})
-	a, b := r.connect("a"), r.connect("b")
-	a.join("x")
-	a.wantMembers("x", "a")
-	b.join("x")
-	b.wantMembers("x", "a", "b")
-	a.wantJoined("x", "b")
-	again := r.connect("b")
-	require.Equal(t, CloseReplaced, b.wantEnd())
-	n, err := r.srv.Realm().Broadcast("x", Message{Type: "HELLO"})
-	require.NoError(t, err)
-	require.Equal(t, 2, n)
-	a.want(`{"type":"HELLO"}`)
-	again.want(`{"type":"HELLO"}`)
-	again.join("x") // as a page does that does not know what it missed
-	again.wantMembers("x", "a", "b")
-	other := r.dial("b", "another token")
-	other.wantOpen()
-	a.wantLeft("x", "b", "overridden")
-	other.join("x")
-	other.wantMembers("x", "a", "b")
-	a.wantJoined("x", "b")
+	onNodes(t, Options{AllowJoin: anyRoom, AllowOverride: OverrideAlways}, func(t *testing.T, r *rig) {
+		a, b := r.connect("a"), r.connect("b")
+		a.join("x")
+		a.wantMembers("x", "a")
+		b.join("x")
+		b.wantMembers("x", "a", "b")
+		a.wantJoined("x", "b")
+		again := r.connect("b")
+		require.Equal(t, CloseReplaced, b.wantEnd())
+		if !r.isOne() { // the other node has the list from now on
+			again.wantMembers("x", "a", "b")
+		}
+		n, err := r.srv.Realm().Broadcast("x", Message{Type: "HELLO"})
+		require.NoError(t, err)
+		require.Equal(t, 2, n)
+		a.want(`{"type":"HELLO"}`)
+		again.want(`{"type":"HELLO"}`)
+		again.join("x") // as a page does that does not know what it missed
+		again.wantMembers("x", "a", "b")
+		other := r.dial("b", "another token")
+		other.wantOpen()
+		a.wantLeft("x", "b", "overridden")
+		other.join("x")
+		other.wantMembers("x", "a", "b")
+		a.wantJoined("x", "b")
+	})
 }
 
 func TestTheHostDecidesWhoJoins(t *testing.T) {
@@ -104,30 +109,31 @@ func TestTheHostDecidesWhoJoins(t *testing.T) {
 }
 
 func TestClientsDoNotJoinUnlessTheHostAllowsIt(t *testing.T) {
-	r := newRig(t, Options{})
-	a, b := r.connect("a"), r.connect("b")
-	a.join("x")
-	a.wantNotLetIn("x", "Clients may not join rooms by themselves here")
-	a.send(`{"type":"ROOM-LEAVE","payload":{"room":"x"}}`)
-	b.offer("a", `1`)
-	a.wantOffer("b", `1`)
-	realm := r.srv.Realm()
-	require.Empty(t, realm.Rooms())
-	require.NoError(t, realm.Join("x", realm.Client("a")))
-	a.wantMembers("x", "a")
-	require.NoError(t, realm.Join("x", realm.Client("b")))
-	b.wantMembers("x", "a", "b")
-	a.wantJoined("x", "b")
-	require.Len(t, realm.Members("x"), 2)
-	require.True(t, realm.Leave("x", realm.Client("a")))
-	a.wantLeft("x", "a", "left")
-	b.wantLeft("x", "a", "left")
-	require.False(t, realm.Leave("x", realm.Client("a")))
-	gone := realm.Client("a")
-	realm.RemoveClient("a")
-	require.ErrorIs(t, realm.Join("x", gone), ErrNotConnected)
-	_, err := realm.Broadcast("x", Message{Type: "X", Payload: []byte("{")})
-	require.ErrorIs(t, err, ErrBadMessage)
+	onNodes(t, Options{}, func(t *testing.T, r *rig) {
+		a, b := r.connect("a"), r.connect("b")
+		a.join("x")
+		a.wantNotLetIn("x", "Clients may not join rooms by themselves here")
+		a.send(`{"type":"ROOM-LEAVE","payload":{"room":"x"}}`)
+		b.offer("a", `1`)
+		a.wantOffer("b", `1`)
+		realm := r.srv.Realm()
+		require.Empty(t, realm.Rooms())
+		require.NoError(t, realm.Join("x", realm.Client("a")))
+		a.wantMembers("x", "a")
+		require.NoError(t, r.join("x", "b"))
+		b.wantMembers("x", "a", "b")
+		a.wantJoined("x", "b")
+		r.wantRoom("x", "a", "b")
+		require.True(t, realm.Leave("x", realm.Client("a")))
+		a.wantLeft("x", "a", "left")
+		b.wantLeft("x", "a", "left")
+		require.False(t, realm.Leave("x", realm.Client("a")))
+		gone := realm.Client("a")
+		realm.RemoveClient("a")
+		require.ErrorIs(t, realm.Join("x", gone), ErrNotConnected)
+		_, err := realm.Broadcast("x", Message{Type: "X", Payload: []byte("{")})
+		require.ErrorIs(t, err, ErrBadMessage)
+	})
 }
 
 func TestRoomsAreBounded(t *testing.T) {
@@ -165,48 +171,48 @@ func TestAClientIsInSoManyRooms(t *testing.T) {
 }
 
 func TestRoomsStayInOrderWhileIDsChangeHands(t *testing.T) {
-	r := newRig(t, Options{AllowJoin: anyRoom, AllowOverride: OverrideAlways})
-	watcher := r.connect("watcher")
-	watcher.join("x")
-	watcher.wantMembers("x", "watcher")
-	parallel(6, func(i int) {
-		for n := range 30 {
-			p := r.dial(fmt.Sprint("id", i%3), fmt.Sprint("token", n%2))
-			for _, room := range []string{"x", "y"} { // who is overtaken by the next finds its socket closed
-				p.ws.Write(t.Context(), websocket.MessageText, []byte(`{"type":"ROOM-JOIN","payload":{"room":"`+room+`"}}`))
+	onNodes(t, Options{AllowJoin: anyRoom, AllowOverride: OverrideAlways}, func(t *testing.T, r *rig) {
+		watcher := r.connect("watcher")
+		watcher.join("x")
+		watcher.wantMembers("x", "watcher")
+		parallel(6, func(i int) {
+			for n := range 30 {
+				p := r.dial(fmt.Sprint("id", i%3), fmt.Sprint("token", n%2))
+				for _, room := range []string{"x", "y"} { // who is overtaken by the next finds its socket closed
+					p.ws.Write(t.Context(), websocket.MessageText, []byte(`{"type":"ROOM-JOIN","payload":{"room":"`+room+`"}}`))
+				}
+				if n%5 == 0 {
+					r.srv.Realm().RemoveClient(p.id)
+				}
 			}
-			if n%5 == 0 {
-				r.srv.Realm().RemoveClient(p.id)
+		})
+		for i := range 3 {
+			p := r.dial(fmt.Sprint("id", i), "last")
+			p.wantOpen()
+			r.srv.Realm().RemoveClient(p.id)
+		}
+		here := map[string]bool{}
+		left := 0
+		r.srv.Realm().Broadcast("x", Message{Type: "END"})
+		for f := watcher.next(); f != `{"type":"END"}`; f = watcher.next() {
+			_, rest, _ := strings.Cut(f, `"id":"`)
+			id, _, _ := strings.Cut(rest, `"`)
+			switch {
+			case strings.Contains(f, "ROOM-JOINED"):
+				require.False(t, here[id], "joined twice: %s", f)
+				here[id] = true
+			case strings.Contains(f, "ROOM-LEFT"):
+				require.True(t, here[id], "left without being there: %s", f)
+				here[id] = false
+				left++
 			}
 		}
+		require.NotZero(t, left)
 	})
-	for i := range 3 {
-		p := r.dial(fmt.Sprint("id", i), "last")
-		p.wantOpen()
-		r.srv.Realm().RemoveClient(p.id)
-	}
-	here := map[string]bool{}
-	left := 0
-	r.srv.Realm().Broadcast("x", Message{Type: "END"})
-	for f := watcher.next(); f != `{"type":"END"}`; f = watcher.next() {
-		_, rest, _ := strings.Cut(f, `"id":"`)
-		id, _, _ := strings.Cut(rest, `"`)
-		switch {
-		case strings.Contains(f, "ROOM-JOINED"):
-			require.False(t, here[id], "joined twice: %s", f)
-			here[id] = true
-		case strings.Contains(f, "ROOM-LEFT"):
-			require.True(t, here[id], "left without being there: %s", f)
-			here[id] = false
-			left++
-		}
-	}
-	require.NotZero(t, left)
 }
 
 func TestARoomEndsWithItsMembers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newBubbleRig(t, Options{AllowJoin: anyRoom})
+	onNodesInBubbles(t, Options{AllowJoin: anyRoom}, func(t *testing.T, r *rig) {
 		a := r.connect("a")
 		a.join("x")
 		a.wantMembers("x", "a")

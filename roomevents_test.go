@@ -326,30 +326,31 @@ func TestTheListOfMembersCountsWhatItTakes(t *testing.T) {
 }
 
 func TestABroadcastMayLeaveMembersOut(t *testing.T) {
-	r := newRig(t, Options{})
-	realm := r.srv.Realm()
-	peers := make(map[string]*testPeer)
-	for _, id := range []string{"a", "b", "c"} {
-		peers[id] = r.connect(id)
-		require.NoError(t, realm.Join("x", realm.Client(id)))
-	}
-	stranger := r.connect("stranger")
-	n, err := realm.Broadcast("x", Message{Type: "HI"}, realm.Client("a"), realm.Client("stranger"), nil)
-	require.NoError(t, err)
-	require.Equal(t, 2, n)
-	for id, p := range peers {
-		p.next() // ROOM-MEMBERS
-		for _, other := range []string{"a", "b", "c"} {
-			if other > id {
-				p.wantJoined("x", other)
+	onNodes(t, Options{}, func(t *testing.T, r *rig) {
+		realm := r.srv.Realm()
+		peers := make(map[string]*testPeer)
+		for _, id := range []string{"a", "b", "c"} {
+			peers[id] = r.connect(id)
+			require.NoError(t, r.join("x", id))
+		}
+		stranger := r.connect("stranger")
+		n, err := realm.Broadcast("x", Message{Type: "HI"}, realm.Client("a"), realm.Client("stranger"), nil)
+		require.NoError(t, err)
+		require.Equal(t, 2, n)
+		for id, p := range peers {
+			p.next() // ROOM-MEMBERS
+			for _, other := range []string{"a", "b", "c"} {
+				if other > id {
+					p.wantJoined("x", other)
+				}
+			}
+			if id != "a" {
+				p.want(`{"type":"HI"}`)
 			}
 		}
-		if id != "a" {
-			p.want(`{"type":"HI"}`)
-		}
-	}
-	stranger.offer("a", "1")
-	peers["a"].wantOffer("stranger", "1") // and nothing before
+		stranger.offer("a", "1")
+		peers["a"].wantOffer("stranger", "1") // and nothing before
+	})
 }
 
 // The reader of a client that ends leaves the rooms of the client, and then tells the host what is noted. So the end of

@@ -11,35 +11,37 @@ import (
 )
 
 func TestNobodyIsOverriddenByDefault(t *testing.T) {
-	r := newRig(t, Options{})
-	rec := watch(r.srv)
-	a := r.dial("a", "one")
-	a.wantOpen()
-	r.dial("a", "two").wantRefused(TypeIDTaken, isTaken)
-	a.offer("a", `1`)
-	a.wantOffer("a", `1`)
-	rec.want(t, "+a")
+	onNodes(t, Options{}, func(t *testing.T, r *rig) {
+		rec := r.watch()
+		a := r.dial("a", "one")
+		a.wantOpen()
+		r.dial("a", "two").wantRefused(TypeIDTaken, isTaken)
+		a.offer("a", `1`)
+		a.wantOffer("a", `1`)
+		rec.want(t, "+a")
+	})
 }
 
 func TestOverrideAlways(t *testing.T) {
 	require.EqualValues(t, 4001, CloseOverridden)
-	r := newRig(t, Options{AllowOverride: OverrideAlways})
-	rec := watch(r.srv)
-	old := r.dial("a", "one")
-	old.wantOpen()
-	c1 := r.srv.Realm().Client("a")
-	for _, early := range []string{"1", "2"} {
-		old.offer("a", early)
-		old.wantOffer("a", early)
-	}
-	next := r.dial("a", "two")
-	next.wantOpen()
-	old.wantOverridden()
-	rec.want(t, "+a", "-a overridden", "+a")
-	c2 := r.srv.Realm().Client("a")
-	require.Equal(t, "two", c2.Token())
-	require.Equal(t, ReasonOverridden, c1.Reason())
-	wantIntroduced(r.connect("b"), next)
+	onNodes(t, Options{AllowOverride: OverrideAlways}, func(t *testing.T, r *rig) {
+		rec := r.watch()
+		old := r.dial("a", "one")
+		old.wantOpen()
+		c1 := r.client("a")
+		for _, early := range []string{"1", "2"} {
+			old.offer("a", early)
+			old.wantOffer("a", early)
+		}
+		next := r.dial("a", "two")
+		next.wantOpen()
+		old.wantOverridden()
+		rec.want(t, "+a", "-a overridden", "+a")
+		c2 := r.client("a")
+		require.Equal(t, "two", c2.Token())
+		require.Equal(t, ReasonOverridden, c1.Reason())
+		wantIntroduced(r.connect("b"), next)
+	})
 }
 
 func TestOverriddenConnectionsSeeTheirSuccessor(t *testing.T) {
@@ -125,88 +127,94 @@ func TestNobodySlipsInDuringATakeover(t *testing.T) {
 }
 
 func TestAPanicIsNoPermission(t *testing.T) {
-	r := newRig(t, Options{AllowOverride: func(_, _ *Client) bool { panic("secret") }})
-	rec := watch(r.srv)
-	a := r.connect("a")
-	r.dial("a", "other").wantRefused(TypeIDTaken, isTaken)
-	rec.about(t, "!", "! calling AllowOverride: peer: panic in a function of the host: secret")
-	a.offer("a", `1`)
-	a.wantOffer("a", `1`)
+	onNodes(t, Options{AllowOverride: func(_, _ *Client) bool { panic("secret") }}, func(t *testing.T, r *rig) {
+		rec := r.watch()
+		a := r.connect("a")
+		r.dial("a", "other").wantRefused(TypeIDTaken, isTaken)
+		rec.about(t, "!", "! calling AllowOverride: peer: panic in a function of the host: secret")
+		a.offer("a", `1`)
+		a.wantOffer("a", `1`)
+	})
 }
 
 func TestASlowOverrideDecisionDelaysNobodyElse(t *testing.T) {
 	asked, answer := make(chan bool), make(chan bool)
-	r := newRig(t, Options{AllowOverride: func(_, _ *Client) bool { asked <- true; return <-answer }})
-	a := r.connect("a")
-	other := r.dial("a", "other")
-	<-asked
-	wantIntroduced(r.connect("b"), a)
-	answer <- false
-	other.wantRefused(TypeIDTaken, isTaken)
+	onNodes(t, Options{AllowOverride: func(_, _ *Client) bool { asked <- true; return <-answer }}, func(t *testing.T, r *rig) {
+		a := r.connect("a")
+		other := r.dial("a", "other")
+		<-asked
+		wantIntroduced(r.connect("b"), a)
+		answer <- false
+		other.wantRefused(TypeIDTaken, isTaken)
+	})
 }
 
 // The newcomer is not connected yet when AllowOverride sees it. What the host
 // sends it then must not come before OPEN, nor in its place.
 func TestTheDecisionMaySpeakToTheNewcomer(t *testing.T) {
-	sent := make(chan error, 1)
-	r := newRig(t, Options{AllowOverride: func(_, new *Client) bool {
+	sent := make(chan error, 2)
+	speak := func(_, new *Client) bool {
 		sent <- new.Send(Message{Type: "HELLO"})
 		return true
-	}})
-	r.connect("a")
-	p := r.dial("a", "other")
-	p.wantOpen()
-	if <-sent == nil {
-		p.want(`{"type":"HELLO"}`)
 	}
-	p.offer("a", `1`)
-	p.wantOffer("a", `1`)
+	onNodes(t, Options{AllowOverride: speak}, func(t *testing.T, r *rig) {
+		r.connect("a")
+		p := r.dial("a", "other")
+		p.wantOpen()
+		if <-sent == nil {
+			p.want(`{"type":"HELLO"}`)
+		}
+		p.offer("a", `1`)
+		p.wantOffer("a", `1`)
+	})
 }
 
 func TestAnOverriddenTokenMayNotComeBackYet(t *testing.T) {
-	r := newRig(t, Options{AllowOverride: OverrideAlways})
-	rec := watch(r.srv)
-	one, two := r.dial("a", "one"), (*testPeer)(nil)
-	one.wantOpen()
-	two = r.dial("a", "two")
-	two.wantOpen()
-	one.wantOverridden()
-	for range 3 {
+	onNodes(t, Options{AllowOverride: OverrideAlways}, func(t *testing.T, r *rig) {
+		rec := r.watch()
+		one, two := r.dial("a", "one"), (*testPeer)(nil)
+		one.wantOpen()
+		two = r.dial("a", "two")
+		two.wantOpen()
+		one.wantOverridden()
+		for range 3 {
+			r.dial("a", "one").wantRefused(TypeIDTaken, isTaken)
+		}
+		again := r.dial("a", "two") // the same device, on another network
+		again.wantOpen()
+		require.Equal(t, CloseReplaced, two.wantEnd())
 		r.dial("a", "one").wantRefused(TypeIDTaken, isTaken)
-	}
-	again := r.dial("a", "two") // the same device, on another network
-	again.wantOpen()
-	require.Equal(t, CloseReplaced, two.wantEnd())
-	r.dial("a", "one").wantRefused(TypeIDTaken, isTaken)
-	again.close()
-	rec.want(t, "+a", "-a overridden", "+a", "-a replaced by its own token", "+a", "-a client closed")
+		again.close()
+		rec.want(t, "+a", "-a overridden", "+a", "-a replaced by its own token", "+a", "-a client closed")
 
-	back := r.dial("a", "one")
-	back.wantOpen()
-	r.dial("a", "two").wantOpen() // was not overridden itself
-	back.wantOverridden()
+		back := r.dial("a", "one")
+		back.wantOpen()
+		r.dial("a", "two").wantOpen() // was not overridden itself
+		back.wantOverridden()
+	})
 }
 
 func TestAChainOfOverrides(t *testing.T) {
-	r := newRig(t, Options{AllowOverride: OverrideAlways})
-	rec := watch(r.srv)
-	var last *testPeer
-	for _, token := range []string{"one", "two", "three"} {
-		p := r.dial("a", token)
-		p.wantOpen()
-		if last != nil {
-			last.wantOverridden()
+	onNodes(t, Options{AllowOverride: OverrideAlways}, func(t *testing.T, r *rig) {
+		rec := r.watch()
+		var last *testPeer
+		for _, token := range []string{"one", "two", "three"} {
+			p := r.dial("a", token)
+			p.wantOpen()
+			if last != nil {
+				last.wantOverridden()
+			}
+			last = p
 		}
-		last = p
-	}
-	r.dial("a", "one").wantRefused(TypeIDTaken, isTaken)
-	r.dial("a", "two").wantRefused(TypeIDTaken, isTaken)
-	last.close()
-	rec.want(t, "+a", "-a overridden", "+a", "-a overridden", "+a", "-a client closed")
-	one := r.dial("a", "one")
-	one.wantOpen()
-	r.dial("a", "two").wantOpen()
-	one.wantOverridden()
+		r.dial("a", "one").wantRefused(TypeIDTaken, isTaken)
+		r.dial("a", "two").wantRefused(TypeIDTaken, isTaken)
+		last.close()
+		rec.want(t, "+a", "-a overridden", "+a", "-a overridden", "+a", "-a client closed")
+		one := r.dial("a", "one")
+		one.wantOpen()
+		r.dial("a", "two").wantOpen()
+		one.wantOverridden()
+	})
 }
 
 func TestOnlySoManyTokensAreKeptOutOfAnID(t *testing.T) {
@@ -221,11 +229,12 @@ func TestOnlySoManyTokensAreKeptOutOfAnID(t *testing.T) {
 }
 
 func TestOverridesOfOneIDLeaveOthersAlone(t *testing.T) {
-	r := newRig(t, Options{AllowOverride: OverrideAlways})
-	r.dial("a", "one").wantOpen()
-	r.dial("a", "two").wantOpen()
-	r.dial("b", "two").wantOpen()
-	r.dial("b", "one").wantOpen() // is barred from the other id
+	onNodes(t, Options{AllowOverride: OverrideAlways}, func(t *testing.T, r *rig) {
+		r.dial("a", "one").wantOpen()
+		r.dial("a", "two").wantOpen()
+		r.dial("b", "two").wantOpen()
+		r.dial("b", "one").wantOpen() // is barred from the other id
+	})
 }
 
 func TestAnOverrideAtTheLimit(t *testing.T) {
@@ -271,33 +280,37 @@ func TestEventsOfAnOverrideInOrder(t *testing.T) {
 }
 
 func TestATakenIDIsRefused(t *testing.T) {
-	r := newRig(t, Options{})
-	holder := r.connect("a")
-	for _, behind := range [][]byte{nil, chatter()} {
-		r.rawOpen(smallWrites).begin(r.socketURL("/", "a", "another"), behind).wantTurnedAway(TypeIDTaken, isTaken)
-	}
-	r.connect("A").close() // ids are exact
-	holder.offer("a", `1`)
-	holder.wantOffer("a", `1`)
+	onNodes(t, Options{}, func(t *testing.T, r *rig) {
+		holder := r.connect("a")
+		for _, behind := range [][]byte{nil, chatter()} {
+			r.rawOpen(smallWrites).begin(r.socketURL("/", "a", "another"), behind).wantTurnedAway(TypeIDTaken, isTaken)
+		}
+		r.connect("A").close() // ids are exact
+		holder.offer("a", `1`)
+		holder.wantOffer("a", `1`)
+	})
 }
 
 func TestAPeerTakesItsIDOver(t *testing.T) {
-	r := newRig(t, Options{AllowOverride: func(_, _ *Client) bool { t.Error("asked"); return false }})
-	rec := watch(r.srv)
-	first := r.connect("a")
-	c1 := r.srv.Realm().Client("a")
-	second := r.connect("a")
-	require.Equal(t, CloseReplaced, first.wantEnd())
-	require.EqualValues(t, 4002, CloseReplaced)
-	rec.want(t, "+a", "-a replaced by its own token", "+a")
-	c2 := r.srv.Realm().Client("a")
-	require.True(t, c2 != c1) // require.Same would print them, and race
-	require.True(t, c2.Successor() == nil)
-	require.Equal(t, ReasonReplaced, c1.Reason())
+	onNodes(t, Options{AllowOverride: func(_, _ *Client) bool { t.Error("asked"); return false }}, func(t *testing.T, r *rig) {
+		rec := r.watch()
+		first := r.connect("a")
+		c1 := r.client("a")
+		second := r.connect("a")
+		require.Equal(t, CloseReplaced, first.wantEnd())
+		require.EqualValues(t, 4002, CloseReplaced)
+		rec.want(t, "+a", "-a replaced by its own token", "+a")
+		c2 := r.client("a")
+		require.True(t, c2 != c1) // require.Same would print them, and race
+		require.True(t, c2.Successor() == nil)
+		require.Equal(t, ReasonReplaced, c1.Reason())
 
-	b := r.connect("b")
-	wantIntroduced(b, second)
-	require.Equal(t, []string{"a", "b"}, r.srv.Realm().ClientIDs())
+		b := r.connect("b")
+		wantIntroduced(b, second)
+		ids, err := r.srv.Realm().AllClientIDs(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, []string{"a", "b"}, ids)
+	})
 }
 
 // Whatever the order in which an old connection and its successor get to run,

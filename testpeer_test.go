@@ -51,7 +51,8 @@ func (r *rig) dialURL(u string, header http.Header) *testPeer {
 func (r *rig) tryDial(u string, header http.Header) (*testPeer, *http.Response, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
 	defer cancel()
-	ws, res, err := websocket.Dial(ctx, u, &websocket.DialOptions{HTTPClient: r.http(), HTTPHeader: header})
+	n := r.turn()
+	ws, res, err := websocket.Dial(ctx, n.here(r, u), &websocket.DialOptions{HTTPClient: n.http(), HTTPHeader: header})
 	if err != nil {
 		return nil, res, err
 	}
