@@ -16,6 +16,7 @@ import (
 // A handNode is a node of a cluster that does only what a test says.
 type handNode struct {
 	t       *testing.T
+	name    string
 	m       *cluster.Memory
 	engine  cluster.Engine
 	records chan farRecord // that have come
@@ -24,9 +25,11 @@ type handNode struct {
 
 const handName = "hand"
 
-func newHandNode(t *testing.T, m *cluster.Memory) *handNode {
-	h := &handNode{t: t, m: m, engine: m.Engine(), records: make(chan farRecord, 1000), heads: make(chan batchHead, 1000)}
-	require.NoError(t, h.engine.Join(t.Context(), handName, cluster.Handler{Receive: h.receive, Lost: func() {}}))
+func newHandNode(t *testing.T, m *cluster.Memory) *handNode { return newHandNodeAs(t, m, handName) }
+
+func newHandNodeAs(t *testing.T, m *cluster.Memory, name string) *handNode {
+	h := &handNode{t: t, name: name, m: m, engine: m.Engine(), records: make(chan farRecord, 1000), heads: make(chan batchHead, 1000)}
+	require.NoError(t, h.engine.Join(t.Context(), name, cluster.Handler{Receive: h.receive, Lost: func() {}}))
 	t.Cleanup(func() { h.engine.Leave(t.Context()) })
 	return h
 }
@@ -45,7 +48,12 @@ func (h *handNode) receive(b []byte) {
 
 // hold claims an id.
 func (h *handNode) hold(id string) cluster.Claim {
-	c := cluster.Claim{ID: id, Node: handName, Epoch: uint64(h.engine.Now().UnixMicro())}
+	return h.holdAs(id, "")
+}
+
+// holdAs claims an id for a client with a token.
+func (h *handNode) holdAs(id, token string) cluster.Claim {
+	c := cluster.Claim{ID: id, Node: h.name, Token: tokenOf(id, token), Epoch: uint64(h.engine.Now().UnixMicro())}
 	got, err := h.engine.Claim(h.t.Context(), c)
 	require.NoError(h.t, err)
 	require.True(h.t, got[0].Granted)
@@ -55,8 +63,8 @@ func (h *handNode) hold(id string) cluster.Claim {
 // sendTo sends a batch with a number, which confirms what came up to received.
 func (h *handNode) sendTo(r *rig, number, received uint64, write func(b []byte) []byte) {
 	h.t.Helper()
-	b := write(appendBatchHead(nil, handName))
-	setBatchHead(b, handName, number, received)
+	b := write(appendBatchHead(nil, h.name))
+	setBatchHead(b, h.name, number, received)
 	require.NoError(h.t, h.engine.Send(h.t.Context(), r.srv.realm.node.name, b))
 }
 

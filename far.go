@@ -35,7 +35,7 @@ func (sh *shard) routeFarLocked(r *Realm, id string, p parcel) outcome {
 		return notKept
 	case p.keep != keepUntilExpiry && !claimed:
 		w, rt := sh.queues[id], sh.far.routes[id]
-		if rt != nil && (w == nil || w.unsent == 0) && rt.send(id, &p) != 0 {
+		if rt != nil && (w == nil || w.unsent == 0) && rt.send(id, &p, p.deadline) != 0 {
 			return passed
 		}
 	}
@@ -50,16 +50,16 @@ func (sh *shard) routeFarLocked(r *Realm, id string, p parcel) outcome {
 		return out
 	}
 	last := w.last(s) // mostly nothing else waits
-	if number := rt.send(id, last); number != 0 {
+	if number := rt.send(id, last, w.deadlineOf(last)); number != 0 {
 		w.setMark(last, number)
 	}
 	return out
 }
 
-// send puts a copy of a parcel into the queue of the node, and returns its number, or 0 if there is
-// no room now.
-func (rt *route) send(id string, p *parcel) uint32 {
-	number, ok := rt.link.sendMessage(id, rt.epoch, p)
+// send puts a copy of a parcel, whose pair has a deadline, into the queue of the node, and returns its
+// number, or 0 if there is no room now.
+func (rt *route) send(id string, p *parcel, deadline time.Time) uint32 {
+	number, ok := rt.link.sendMessage(id, rt.epoch, p, deadline)
 	if !ok {
 		return 0
 	}
@@ -80,7 +80,7 @@ func (sh *shard) pushLocked(r *Realm, id string) {
 		return
 	}
 	for _, p := range w.unmarked() {
-		number := rt.send(id, &p.parcel)
+		number := rt.send(id, &p.parcel, w.deadlineOf(&p.parcel))
 		if number == 0 {
 			break
 		}

@@ -78,9 +78,9 @@ func newLink(n *node, name string, index uint16) *link {
 	}
 }
 
-// sendMessage puts a message into the queue and returns its number. If there is no room now, ok is
+// sendMessage puts a message, whose pair has a deadline, into the queue and returns its number. If there is no room now, ok is
 // false, and the node will be told when there is room for messages to dst.
-func (l *link) sendMessage(dst string, epoch uint64, p *parcel) (number uint32, ok bool) {
+func (l *link) sendMessage(dst string, epoch uint64, p *parcel, deadline time.Time) (number uint32, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.underWay >= maxUnderWay && !l.node.isClosing() {
@@ -90,7 +90,7 @@ func (l *link) sendMessage(dst string, epoch uint64, p *parcel) (number uint32, 
 	number = l.node.nextNumber()
 	l.lastNumber = number
 	b := l.openLocked(len(p.frame) + len(dst) + len(p.src) + 64)
-	b.b = appendMessage(b.b, number, dst, epoch, p, l.node.stamp(p.deadline))
+	b.b = appendMessage(b.b, number, dst, epoch, p, l.node.stamp(deadline))
 	b.bytes += len(p.frame)
 	l.underWay += len(p.frame)
 	l.refs[number] = ref{dst: dst, epoch: epoch, from: p.sender(), at: time.Now()}

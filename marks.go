@@ -97,6 +97,19 @@ func (q *queue) reline(at *pair) {
 	q.line(at, at.oldest())
 }
 
+// deadlineOf returns the deadline of the pair of a parcel that is in the queue: another node is to deal with
+// all of it as one.
+func (q *queue) deadlineOf(p *parcel) time.Time {
+	at := q.pairs[p.sender()]
+	switch {
+	case at.sender == nobody:
+		return p.deadline
+	case at.grace == noGrace:
+		return at.deadline
+	}
+	return at.oldest()
+}
+
 // oldest returns the deadline of the oldest parcel of a pair, which must have one.
 func (at *pair) oldest() time.Time {
 	oldest := at.parcels[0].deadline
