@@ -28,7 +28,9 @@ const handName = "hand"
 func newHandNode(t *testing.T, m *cluster.Memory) *handNode { return newHandNodeAs(t, m, handName) }
 
 func newHandNodeAs(t *testing.T, m *cluster.Memory, name string) *handNode {
-	h := &handNode{t: t, name: name, m: m, engine: m.Engine(), records: make(chan farRecord, 1000), heads: make(chan batchHead, 1000)}
+	h := &handNode{
+		t: t, name: name, m: m, engine: m.Engine(), records: make(chan farRecord, 1000), heads: make(chan batchHead, 1000),
+	}
 	require.NoError(t, h.engine.Join(t.Context(), name, cluster.Handler{Receive: h.receive, Lost: func() {}}))
 	t.Cleanup(func() { h.engine.Leave(t.Context()) })
 	return h

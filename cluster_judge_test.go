@@ -38,14 +38,24 @@ func (w *theatre) judgeOrder(ms []*stageMessage) {
 		}
 	}
 	slices.SortFunc(came, func(a, b *stageMessage) int {
-		return cmp.Or(cmp.Compare(a.got[0].conn, b.got[0].conn), cmp.Compare(a.got[0].place, b.got[0].place))
+		return cmp.Or(cmp.Compare(w.conns[a.got[0].conn].opened, w.conns[b.got[0].conn].opened), cmp.Compare(a.got[0].place, b.got[0].place))
 	})
 	last := make(map[int]*stageMessage) // connection of the sender -> the latest that came
 	for _, m := range came {
 		if before := last[m.conn]; before != nil && before.n > m.n {
 			w.t.Errorf("%v came after %v: %v, %v", m.offerKey, before.offerKey, m.got, before.got)
+			w.tell(m.conn, m.got[0].conn, before.got[0].conn)
 		}
 		last[m.conn] = m
+	}
+}
+
+// tell says what is known of connections.
+func (w *theatre) tell(conns ...int) {
+	for _, i := range conns {
+		c := w.conns[i]
+		w.t.Logf("connection %d: %s on node %d, from %s to %s, slow: %v",
+			i, c.id, c.node, c.began.Sub(w.began()), c.end.Sub(w.began()), c.slow)
 	}
 }
 
@@ -61,20 +71,25 @@ func (w *theatre) judgeFates(p scene, ms []*stageMessage, expires []time.Time) {
 		}
 		if missing <= i && !p.both {
 			w.t.Errorf("%s to %s: EXPIRE %d of %d after %s, but only %d messages are missing by then",
-				w.conns[ms[0].conn].id, ms[0].dst, i+1, len(expires), at.Sub(w.end.Add(-stageTalk)), missing)
+				w.conns[ms[0].conn].id, ms[0].dst, i+1, len(expires), at.Sub(w.began()), missing)
 		}
 	}
 	for _, m := range ms {
 		limit := stageLimit
-		if w.conns[m.conn].slow {
-			limit += stageStall
+		if w.conns[m.conn].slow { // it reads the EXPIRE some time
+			limit += 4 * stageStall
 		}
 		end := w.conns[m.conn].end
-		if len(m.got) > 0 || p.lost || !end.IsZero() && end.Sub(m.at) < limit {
+		if end.IsZero() {
+			end = time.Now()
+		}
+		if len(m.got) > 0 || p.lost || end.Sub(m.at) < limit {
 			continue
 		}
 		if !slices.ContainsFunc(expires, func(at time.Time) bool { return !at.Before(m.at) && at.Sub(m.at) < limit }) {
-			w.t.Errorf("%v was sent after %s, and has neither come nor expired: %v", m.offerKey, m.at.Sub(w.end.Add(-stageTalk)), expires)
+			w.t.Errorf("%v was sent after %s, and has neither come nor expired: %v",
+				m.offerKey, m.at.Sub(w.began()), expires)
+			w.tell(m.conn)
 		}
 	}
 }

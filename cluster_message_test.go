@@ -246,26 +246,22 @@ func TestANodeThatIsBackBeforeTheInboxIsReadIsNotDead(t *testing.T) {
 }
 
 func TestANodeIsSuspectedAfterAnswersWithoutAGap(t *testing.T) {
+	const yes, no, unknown = 'y', 'n', '?'
 	type answer struct {
-		at      time.Duration
-		missing bool
-		unknown bool
+		at      float64 // in seconds
+		missing rune
 	}
-	const missing, unknown = true, true
-	ms := time.Millisecond
 	for name, answers := range map[string][]answer{ // only after the last one it is suspected
-		"missing from the first answer on": {{0, missing, false}, {1000 * ms, missing, false}, {2000 * ms, missing, false}, {3000 * ms, missing, false}},
-		"named by the last two":            {{0, false, false}, {1500 * ms, false, false}, {3000 * ms, missing, false}, {4000 * ms, missing, false}},
-		"named with an interruption": {{0, missing, false}, {1000 * ms, missing, false}, {2000 * ms, false, false}, {3000 * ms, missing, false},
-			{4000 * ms, missing, false}},
-		"after a gap": {{0, missing, false}, {1000 * ms, missing, false}, {4000 * ms, missing, false}, {5000 * ms, missing, false},
-			{6000 * ms, missing, false}, {7000 * ms, missing, false}},
-		"after an answer that does not say": {{0, missing, false}, {1000 * ms, missing, false}, {2000 * ms, false, unknown}, {3000 * ms, missing, false},
-			{4000 * ms, missing, false}, {5000 * ms, missing, false}, {6000 * ms, missing, false}},
+		"missing from the first answer on":  {{0, yes}, {1, yes}, {2, yes}, {3, yes}},
+		"named by the last two":             {{0, no}, {1.5, no}, {3, yes}, {4, yes}},
+		"named with an interruption":        {{0, yes}, {1, yes}, {2, no}, {3, yes}, {4, yes}},
+		"after a gap":                       {{0, yes}, {1, yes}, {4, yes}, {5, yes}, {6, yes}, {7, yes}},
+		"after an answer that does not say": {{0, yes}, {1, yes}, {2, unknown}, {3, yes}, {4, yes}, {5, yes}, {6, yes}},
 	} {
 		var l link
 		for i, a := range answers {
-			require.Equal(t, i == len(answers)-1, l.note(at(0).Add(a.at), a.missing, !a.unknown), "%s: answer %d", name, i)
+			require.Equal(t, i == len(answers)-1, l.note(at(0).Add(time.Duration(a.at*float64(time.Second))), a.missing == yes, a.missing != unknown),
+				"%s: answer %d", name, i)
 		}
 	}
 }

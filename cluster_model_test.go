@@ -84,6 +84,7 @@ type theatre struct {
 	mu       sync.Mutex // guards the following
 	rng      *rand.Rand
 	dead     map[int]bool
+	opens    int
 	conns    []*stageConn
 	messages map[offerKey]*stageMessage
 	expires  map[[2]string][]time.Time // source and destination -> when the source read one
@@ -114,6 +115,8 @@ type stageConn struct {
 	node   int
 	conn   net.Conn
 	slow   bool
+	opened int // its place among all that have read OPEN; guarded by the lock of the theatre
+	began  time.Time
 	ended  chan struct{}
 	read   int            // frames
 	sent   map[string]int // by destination
@@ -121,6 +124,8 @@ type stageConn struct {
 	writing sync.Mutex
 	end     time.Time // zero: it lasts; guarded by the lock of the world
 }
+
+func (w *theatre) began() time.Time { return w.end.Add(-stageTalk) }
 
 func (w *theatre) pick(n int) int {
 	w.mu.Lock()
@@ -174,7 +179,8 @@ func (w *theatre) connect(id, token string) *stageConn {
 		return nil
 	}
 	conn.SetDeadline(time.Time{})
-	c := &stageConn{w: w, id: id, node: node, conn: conn, slow: w.pick(5) == 0, ended: make(chan struct{}), sent: make(map[string]int)}
+	c := &stageConn{w: w, id: id, node: node, conn: conn, slow: w.pick(5) == 0,
+		began: time.Now(), ended: make(chan struct{}), sent: make(map[string]int)}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.dead[node] {
@@ -263,6 +269,9 @@ func (c *stageConn) note(b []byte) {
 	defer w.mu.Unlock()
 	c.read++
 	switch MessageType(f.Type) {
+	case TypeOpen: // a socket can wait for long, and be overtaken by one that is dialled later
+		w.opens++
+		c.opened = w.opens
 	case TypeOffer:
 		k := offerKey{dst: c.id}
 		if _, err := fmt.Sscanf(string(f.Payload), "[%d,%d]", &k.conn, &k.n); err != nil || w.messages[k] == nil {
@@ -300,7 +309,8 @@ func (w *theatre) live(id string) {
 			time.Sleep(w.some(0, time.Second))
 			continue
 		}
-		for until := time.Now().Add(w.some(300*time.Millisecond, 8*time.Second)); time.Now().Before(until) && time.Now().Before(w.end); {
+		until := time.Now().Add(w.some(300*time.Millisecond, 8*time.Second))
+		for time.Now().Before(until) && time.Now().Before(w.end) {
 			for range 1 + w.pick(4) {
 				if !c.offer(stageID(w.pick(stageClients + 1))) { // the last one is nobody
 					break
