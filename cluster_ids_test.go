@@ -220,6 +220,27 @@ func TestAnOverrideThatFailedLeavesTheTokenAsItWas(t *testing.T) {
 	})
 }
 
+// While one newcomer waits for the engine, another node can get the id. Then it is taken, and nothing is wrong.
+func TestAnIDThatIsGivenAwayDuringAnOverrideIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, rs := nodes(t, 1, Options{AllowOverride: OverrideAlways})
+		old, h := rs[0].connect("b"), newHandNode(t, m)
+		epoch := h.epochOf("b")
+		m.Delay(soon)
+		b := rs[0].dial("b", "another")
+		time.Sleep(soon / 4)
+		m.Delay(0)
+		h.ask(rs[0], 1, "b", epoch, false)
+		require.True(t, h.control("answer").Yes)
+		got, err := h.engine.Claim(t.Context(), cluster.Claim{ID: "b", Node: handName, Epoch: epoch + 1e9, Over: epoch})
+		require.NoError(t, err)
+		require.True(t, got[0].Granted)
+		old.wantOverridden()
+		h.tell(rs[0], 2, control{What: "answer", Number: h.control("ask").Number, ID: []byte("b")})
+		b.wantRefused(TypeIDTaken, isTaken)
+	})
+}
+
 // While an id is being claimed here, what is for it waits. If the claim is refused, it goes where the id is.
 func TestWhatWaitedForARefusedClaimIsSentOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -271,7 +271,7 @@ func (s *Server) moveClaim(ctx context.Context, c *Client) *refusal {
 	sh := s.realm.shard(c.id)
 	sh.mu.Lock()
 	h := sh.far.claims[c.id]
-	if h == nil || h.token == token {
+	if h == nil || h.newcomer != nil || h.token == token { // a newcomer: the holder has gone
 		sh.mu.Unlock()
 		return nil
 	}
@@ -282,7 +282,7 @@ func (s *Server) moveClaim(ctx context.Context, c *Client) *refusal {
 	defer timer.Stop()
 	select {
 	case <-op.done:
-		if op.got.Granted {
+		if op.got.Granted || s.realm.isOver(h) { // another node has got the id meanwhile: claim finds that out
 			return nil
 		}
 	case <-timer.C:
