@@ -38,7 +38,8 @@ func (w *theatre) judgeOrder(ms []*stageMessage) {
 		}
 	}
 	slices.SortFunc(came, func(a, b *stageMessage) int {
-		return cmp.Or(cmp.Compare(w.conns[a.got[0].conn].opened, w.conns[b.got[0].conn].opened), cmp.Compare(a.got[0].place, b.got[0].place))
+		opened := func(m *stageMessage) int { return w.conns[m.got[0].conn].opened }
+		return cmp.Or(cmp.Compare(opened(a), opened(b)), cmp.Compare(a.got[0].place, b.got[0].place))
 	})
 	last := make(map[int]*stageMessage) // connection of the sender -> the latest that came
 	for _, m := range came {

@@ -260,8 +260,9 @@ func TestANodeIsSuspectedAfterAnswersWithoutAGap(t *testing.T) {
 	} {
 		var l link
 		for i, a := range answers {
-			require.Equal(t, i == len(answers)-1, l.note(at(0).Add(time.Duration(a.at*float64(time.Second))), a.missing == yes, a.missing != unknown),
-				"%s: answer %d", name, i)
+			now := at(0).Add(time.Duration(a.at * float64(time.Second)))
+			suspected := l.note(now, a.missing == yes, a.missing != unknown)
+			require.Equal(t, i == len(answers)-1, suspected, "%s: answer %d", name, i)
 		}
 	}
 }
