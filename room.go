@@ -36,7 +36,7 @@ const maxRoomData = 1024
 
 // rooms are the rooms of a realm. A room exists while it has members.
 //
-// Messages about a room are put into the outboxes of its members under the lock. So all members
+// Messages about a room are put into the outboxes of its members under the lock. So all members here
 // see them in the same order, and a client that joins gets the list of members before any change
 // to it.
 type rooms struct {

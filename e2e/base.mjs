@@ -16,6 +16,9 @@ export const verbose = Boolean(process.env.E2E_LOG);
 // started here.
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.once(signal, () => process.exit(1));
 
+// Every program and every folder has such a handler while it is there.
+process.setMaxListeners(Infinity);
+
 // within fails with a sentence when a promise takes longer than ms.
 export async function within(ms, what, promise) {
   let timer;

@@ -60,6 +60,12 @@ export function test(name, options, run) {
   }
 }
 
+// testTogether registers a test with pages in both browsers, whose names it gets. It runs once.
+export function testTogether(name, run) {
+  const skip = names.length < 2 && `E2E_BROWSER is ${only}`;
+  nodeTest(`${name} [${Object.keys(browsers).join(' and ')}]`, { skip }, (t) => run(t, ...names));
+}
+
 // launch starts a browser that keeps what it writes in a folder of its own.
 async function launch(name) {
   const killer = new AbortController();
@@ -96,13 +102,12 @@ async function launch(name) {
 
 after(() => Promise.all(Object.values(launches ?? {}).map(async (launched) => (await launched).close())));
 
-// newPage opens an address in the browser of the test t, in a context of its own: one that
-// is as separate from the others as another person's browser. It ends with the test.
-// scripts are functions with their arguments, [f, ...args], that run in every document of
+// newPage opens an address in the browser of the test t, or another one, in a context of its
+// own: one that is as separate from the others as another person's browser. It ends with the
+// test. scripts are functions with their arguments, [f, ...args], that run in every document of
 // the page before its own scripts. internet is a script for each address of the internet
 // that the page may ask for: {address: body}.
-export async function newPage(t, url, scripts = [], internet) {
-  const name = running.get(t);
+export async function newPage(t, url, scripts = [], { internet, browser: name = running.get(t) } = {}) {
   // One browser serves a whole file. The second starts while the first is already used.
   launches ??= Object.fromEntries(names.map((name) => [name, launch(name)]));
   for (const launched of Object.values(launches)) launched.catch(() => {}); // its own tests fail

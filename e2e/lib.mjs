@@ -15,7 +15,7 @@ import { newFolder, startTimeout, stopTimeout, verbose, wantTimeout, within } fr
 import { newPage } from './browser.mjs';
 
 export { sleep, within } from './base.mjs';
-export { byRole, newPage, test } from './browser.mjs';
+export { byRole, newPage, test, testTogether } from './browser.mjs';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const root = path.dirname(here);
@@ -81,8 +81,8 @@ async function startCommand([command, ...args], env) {
     const read = (chunk) => {
       output += chunk;
       if (verbose) process.stderr.write(chunk);
-      // The second form is what the peerjs command of npm prints.
-      const at = /(?:(https?):\/\/127\.0\.0\.1:|127\.0\.0\.1, port: )(\d+)\b/.exec(output);
+      // The second form is what examples/cluster prints, the third one the peerjs command of npm.
+      const at = /(?:(https?):\/\/127\.0\.0\.1:|listening on 127\.0\.0\.1:|127\.0\.0\.1, port: )(\d+)\b/.exec(output);
       if (at) resolve(`${at[1] ?? 'http'}://127.0.0.1:${at[2]}`);
     };
     child.stdout.setEncoding('utf8').on('data', read);
@@ -119,30 +119,38 @@ async function startCommand([command, ...args], env) {
   };
 }
 
-// startProxy puts a TCP relay in front of a server. After freeze, the connections it
-// has carry nothing any more, not even their end, as after a lost network; new ones work.
-// After cut, its connections are closed, and so are new ones until mend.
-export async function startProxy(server) {
-  const target = new URL(server.url);
+// startProxy puts a TCP relay in front of servers. A connection goes to the first of them that
+// accepts it. After freeze, the connections it has carry nothing any more, not even their end,
+// as after a lost network; new ones work. After cut, its connections are closed, and so are new
+// ones until mend.
+export async function startProxy(...servers) {
+  const targets = servers.map(({ url }) => new URL(url));
   const pairs = new Set();
   const destroyAll = () => {
     for (const { near, far } of pairs) [near, far].forEach((s) => s.destroy());
   };
   let down = false;
-  const proxy = net.createServer({ allowHalfOpen: true }, (near) => {
-    if (down) return near.destroy();
+  const relay = (near, [target, ...others]) => {
     const far = net.connect({ host: target.hostname, port: target.port, allowHalfOpen: true });
     const pair = { near, far };
     pairs.add(pair);
-    near.pipe(far).pipe(near);
-    for (const socket of [near, far]) {
-      socket.on('error', () => [near, far].forEach((s) => s.destroy()));
-    }
     far.on('close', () => pairs.delete(pair));
+    const end = () => [near, far].forEach((s) => s.destroy());
+    const refused = () => (others.length > 0 ? relay(near, others) : end());
+    near.on('error', end);
+    far.once('error', refused);
+    far.once('connect', () => {
+      far.off('error', refused).on('error', end);
+      near.pipe(far).pipe(near);
+    });
+  };
+  const proxy = net.createServer({ allowHalfOpen: true }, (near) => {
+    if (down) return near.destroy();
+    relay(near, targets);
   });
   await new Promise((done) => proxy.listen(0, '127.0.0.1', done));
   return {
-    url: `${target.protocol}//127.0.0.1:${proxy.address().port}`,
+    url: `${targets[0].protocol}//127.0.0.1:${proxy.address().port}`,
     freeze() {
       for (const { near, far } of pairs) {
         near.unpipe(far).pause();
@@ -167,16 +175,17 @@ export async function startProxy(server) {
 
 let site; // promise of the web server for the page of the tests
 
-// newTab opens the page of the tests, in the browser of the test t and a context of its own.
-export async function newTab(t) {
+// newTab opens the page of the tests, in a context of its own and the browser of the test t,
+// or another one.
+export async function newTab(t, browser) {
   site ??= servePage();
-  return new Tab(await newPage(t, (await site).url));
+  return new Tab(await newPage(t, (await site).url, [], { browser }));
 }
 
 // newPeer opens a new tab and makes a PeerJS client there. It does not wait for the client
-// to be online: see wantOpen and wantError.
+// to be online: see wantOpen and wantError. more is that of Tab.newPeer, and the browser.
 export async function newPeer(t, server, options, more) {
-  const tab = await newTab(t);
+  const tab = await newTab(t, more?.browser);
   await tab.newPeer(server, options, more);
   return tab;
 }

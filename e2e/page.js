@@ -42,7 +42,7 @@ window.e2e = (() => {
     peer = id === undefined ? new Peer(options) : new Peer(id, options);
     if (takesServers) takeServers();
     peer.socket.on('message', ({ type, payload }) => {
-      if (type.startsWith('ROOM-') || type === 'ICE-SERVERS') note(`message ${type}`, payload);
+      if (type.startsWith('ROOM-') || ['ICE-SERVERS', 'CHAT'].includes(type)) note(`message ${type}`, payload);
     });
     peer.on('open', (id) => note('open', id));
     peer.on('disconnected', (id) => note('disconnected', id));
@@ -111,10 +111,11 @@ window.e2e = (() => {
   }
 
   function showStream(call) {
-    // The client raises `stream` once per track, so the second may come after the
-    // test has ended: it shows the same stream again, which is harmless.
     call.on('stream', (stream) => {
       const video = (videos[call.peer] ??= document.body.appendChild(document.createElement('video')));
+      // The client raises `stream` once per track. The test must not take the second one for
+      // that of the next call.
+      if (video.srcObject === stream) return;
       Object.assign(video, { muted: true, autoplay: true, playsInline: true, srcObject: stream });
       note(`stream ${call.peer}`);
     });

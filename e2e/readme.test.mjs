@@ -78,10 +78,10 @@ const wantLine = (tab, line) => tab.waitForText('#log li', line);
 
 test('two tabs of the page in the README talk both ways', async (t) => {
   const internet = { [client]: clientFile };
-  const first = await newPage(t, `${server.url}/`, [], internet);
+  const first = await newPage(t, `${server.url}/`, [], { internet });
   await first.waitForText('#link', `${server.url}/#`);
   const firstId = await first.text('#id');
-  const second = await newPage(t, await first.text('#link'), [], internet);
+  const second = await newPage(t, await first.text('#link'), [], { internet });
   await second.waitForText('#link', `${server.url}/#`);
   const secondId = await second.text('#id');
   assert.notEqual(firstId, secondId);
@@ -108,7 +108,7 @@ test('the page in the README refuses a PeerJS client with one changed byte', asy
   const changed = clientFile.replace(/peerjs\.min\.js\.map\s*$/, 'peerjs.min.js.maq');
   assert.equal(changed.length, clientFile.trimEnd().length);
   assert.notEqual(changed, clientFile);
-  const tab = await newPage(t, `${server.url}/`, [], { [client]: changed });
+  const tab = await newPage(t, `${server.url}/`, [], { internet: { [client]: changed } });
   const clientKind = () => typeof Peer;
   assert.equal(await tab.evaluate(clientKind), 'undefined');
   assert.equal(await tab.text('#id'), 'not connected');

@@ -1,88 +1,28 @@
 // Two pages that may reach each other only over a TURN server, whose credentials the server sends: what
 // docs/turn.md says. coturn runs on loopback.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import dgram from 'node:dgram';
-import net from 'node:net';
 import path from 'node:path';
 import { after } from 'node:test';
-import { newFolder, verbose, wantTimeout } from './base.mjs';
+import { wantTimeout } from './base.mjs';
 import {
   newPeer, sleep, startServer, test, uniqueId, wantChannel, wantEcho, wantNoErrors, wantOpen, within,
 } from './lib.mjs';
+import { freePort, startProgram } from './programs.mjs';
 
 const secret = randomUUID();
 
-// freePort returns a port of loopback that is free for both UDP and TCP.
-async function freePort() {
-  for (;;) {
-    const udp = dgram.createSocket('udp4');
-    await new Promise((done) => udp.bind(0, '127.0.0.1', done));
-    const { port } = udp.address();
-    const tcp = net.createServer();
-    const free = await new Promise((done) => {
-      tcp.once('error', () => done(false));
-      tcp.listen(port, '127.0.0.1', () => done(true));
-    });
-    await new Promise((done) => udp.close(done));
-    if (free) {
-      await new Promise((done) => tcp.close(done));
-      return port;
-    }
-  }
-}
-
-// startTURN starts coturn, and returns its address and a function that ends it.
+// startTURN starts coturn, and returns its addresses and a function that ends it.
 async function startTURN() {
-  const folder = newFolder();
   const port = await freePort();
-  const child = spawn(
-    'turnserver',
-    [
-      ...['-n', '--no-cli', '--no-tls', '--no-dtls', '--log-file', 'stdout', '--fingerprint'],
-      ...['--listening-ip', '127.0.0.1', '--relay-ip', '127.0.0.1', '--listening-port', String(port)],
-      ...['--use-auth-secret', '--static-auth-secret', secret, '--realm', 'example.com'],
-      '--allow-loopback-peers', // only here: all addresses of the test are on loopback
-      ...['--userdb', path.join(folder.path, 'turndb'), '--pidfile', path.join(folder.path, 'pid')],
-    ],
-    { stdio: ['ignore', 'pipe', 'pipe'] },
-  );
-  const kill = () => child.kill('SIGKILL');
-  process.once('exit', kill);
-  let output = '';
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding('utf8').on('data', (chunk) => {
-      output += chunk;
-      if (verbose) process.stderr.write(chunk);
-    });
-  }
-  let failed;
-  const exited = new Promise((resolve) => {
-    child.once('error', (err) => resolve((failed = String(err))));
-    child.once('exit', (code, signal) => resolve((failed = `it ended: ${signal ?? code}`)));
-  });
-  const accepts = () =>
-    new Promise((done) => {
-      const socket = net.connect(port, '127.0.0.1', () => done(true) || socket.destroy());
-      socket.once('error', () => done(false));
-    });
-  const listening = async () => {
-    while (!(await accepts())) {
-      if (failed) throw new Error(`turnserver (of the package coturn): ${failed}\n${output}`);
-      await sleep(50);
-    }
-  };
-  await within(wantTimeout, 'coturn listens', listening());
-  return {
-    urls: [`turn:127.0.0.1:${port}?transport=udp`, `turn:127.0.0.1:${port}?transport=tcp`],
-    async stop() {
-      kill();
-      await exited;
-      process.off('exit', kill);
-      folder.remove();
-    },
-  };
+  const { stop } = await startProgram('turnserver', 'coturn', port, (folder) => [
+    ...['-n', '--no-cli', '--no-tls', '--no-dtls', '--log-file', 'stdout', '--fingerprint'],
+    ...['--listening-ip', '127.0.0.1', '--relay-ip', '127.0.0.1', '--listening-port', String(port)],
+    ...['--use-auth-secret', '--static-auth-secret', secret, '--realm', 'example.com'],
+    '--allow-loopback-peers', // only here: all addresses of the test are on loopback
+    ...['--userdb', path.join(folder, 'turndb'), '--pidfile', path.join(folder, 'pid')],
+  ]);
+  return { urls: [`turn:127.0.0.1:${port}?transport=udp`, `turn:127.0.0.1:${port}?transport=tcp`], stop };
 }
 
 const turn = await startTURN();
