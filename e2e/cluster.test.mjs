@@ -20,8 +20,11 @@ const redis = await startProgram('redis-server', 'redis-server', port, (folder) 
 ]);
 const nodes = []; // all that were started
 after(async () => {
-  await Promise.all(nodes.map((node) => node.stop()));
-  await redis.stop();
+  try {
+    await Promise.all(nodes.map((node) => node.stop()));
+  } finally {
+    await redis.stop();
+  }
   const usual = /^$|listening on|shutting down;/;
   const complaints = nodes.flatMap(({ output }) => output().split('\n')).filter((line) => !usual.test(line));
   assert.deepEqual(complaints, []);
