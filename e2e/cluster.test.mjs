@@ -2,6 +2,7 @@
 // e2e/chat for rooms. Redis runs on loopback.
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
+import { loadavg } from 'node:os';
 import { after } from 'node:test';
 import { wantTimeout } from './base.mjs';
 import {
@@ -124,8 +125,10 @@ test('pages whose node is killed have their ids on another node within 5 s', asy
     wantBack(alice, () => alice.newPeer(two, { id: alice.id, token })),
     wantBack(carol, () => {}),
   ]);
-  t.diagnostic(`back after ${took.join(' and ')} ms`);
-  assert.ok(Math.max(...took) < backAfterKill, `back after ${took} ms`);
+  // Carol needs about 1.1 s. If she needs much more, the machine was busy with something else.
+  const report = `back after ${took.join(' and ')} ms, at a load of ${loadavg()[0]}`;
+  t.diagnostic(report);
+  assert.ok(Math.max(...took) < backAfterKill, report);
   await Promise.all([alice, carol].map((tab) => wantCall(bob, tab)));
 
   // A node that is started again at the same address is a new node.
