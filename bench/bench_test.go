@@ -40,6 +40,15 @@ func tinySettings() settings {
 		absentWaves:     1,
 		expireTimeout:   300 * time.Millisecond,
 		ending:          200,
+		cluster: clusterSettings{
+			warm:    50 * time.Millisecond,
+			measure: 200 * time.Millisecond,
+			loads:   []load{{50, 5}, {1000, 20}},
+			cycles:  100,
+			quiet:   100 * time.Millisecond,
+			crowd:   200,
+			calls:   []callLoad{{50, 5}, {200, 20}},
+		},
 	}
 }
 
@@ -50,6 +59,9 @@ func TestEveryScenarioRunsAgainstOurServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, sc := range scenarios(tinySettings()) {
+		if sc.name == clusterName {
+			continue // see cluster_test.go
+		}
 		t.Run(sc.name, func(t *testing.T) {
 			t.Parallel()
 			samples, err := attempt(t.Context(), sc, ours, tinySettings(), t.TempDir(), "--expire_timeout", "300")
@@ -120,6 +132,10 @@ func TestTheKindOfAMessage(t *testing.T) {
 		`{"type":"OPEN"}`:                       kindOpen,
 		`{"type":"OFFER","src":"a","dst":"b"}`:  kindOffer,
 		`{"src":"a","type":"OFFER","dst":"b"}`:  kindOffer,
+		`{"type":"ANSWER","src":"a","dst":"b"}`: kindAnswer,
+		`{"src":"a","type":"ANSWER","dst":"b"}`: kindAnswer,
+		`{"type":"CANDIDATE","src":"a"}`:        kindCandidate,
+		`{"src":"a","type":"CANDIDATE"}`:        kindCandidate,
 		`{"type":"EXPIRE","src":"a"}`:           kindExpire,
 		`{"type":"ERROR","payload":{"msg":""}}`: kindError,
 		`{"type":"ID-TAKEN"}`:                   kindError,
@@ -140,7 +156,7 @@ func pipe(t *testing.T) (*conn, int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := newLoop(context.Background(), 0)
+	l, err := newLoop(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +267,7 @@ func TestRowsMediansAndGoals(t *testing.T) {
 		t.Errorf("%+v", slope)
 	}
 	var out bytes.Buffer
-	if err := r.print(&out); err != nil {
+	if err := r.print(&out, tinySettings()); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(out.String(), "20.0 (10.0–30.0)") {

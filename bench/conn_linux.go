@@ -29,6 +29,7 @@ type conn struct {
 	loop       *loop
 	index      int // number among the clients of the scenario
 	id         string
+	port       int // of its server
 	rcvbuf     int // receive buffer of the socket in bytes, 0 for the kernel's choice
 	mayBeEnded bool
 	deaf       bool // does not answer a close frame
@@ -62,7 +63,7 @@ func (l *loop) upgrade(c *conn) {
 		"Accept-Encoding: gzip, deflate, br, zstd\r\nAccept-Language: en-US,en;q=0.9\r\n"+
 		"Sec-WebSocket-Key: "+handshakeKey+"\r\n"+
 		"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n",
-		c.id, uint64(c.generation)*2654435761, l.port))
+		c.id, uint64(c.generation)*2654435761, c.port))
 }
 
 // ready handles what epoll says about c.

@@ -28,6 +28,8 @@ const (
 	kindOther kind = iota
 	kindOpen
 	kindOffer
+	kindAnswer
+	kindCandidate
 	kindExpire
 	kindError // ERROR, ID-TAKEN and the like: the server turned the client away
 )
@@ -42,6 +44,10 @@ func kindOf(msg []byte) kind {
 		switch string(msg[len(typePrefix) : len(typePrefix)+2]) {
 		case "OF":
 			return kindOffer
+		case "AN":
+			return kindAnswer
+		case "CA":
+			return kindCandidate
 		case "OP":
 			return kindOpen
 		case "EX":
@@ -58,6 +64,10 @@ func kindOf(msg []byte) kind {
 	switch envelope.Type {
 	case "OFFER":
 		return kindOffer
+	case "ANSWER":
+		return kindAnswer
+	case "CANDIDATE":
+		return kindCandidate
 	case "OPEN":
 		return kindOpen
 	case "EXPIRE":

@@ -14,7 +14,6 @@ import (
 // with the server that it measures.
 type loop struct {
 	ctx   context.Context
-	port  int
 	start time.Time
 	epfd  int
 	timer int
@@ -40,8 +39,8 @@ const (
 	bufferSize = 256 << 10
 )
 
-func newLoop(ctx context.Context, port int) (*loop, error) {
-	l := &loop{ctx: ctx, port: port, start: time.Now(), epfd: -1, timer: -1,
+func newLoop(ctx context.Context) (*loop, error) {
+	l := &loop{ctx: ctx, start: time.Now(), epfd: -1, timer: -1,
 		buf: make([]byte, bufferSize), events: make([]syscall.EpollEvent, 256)}
 	var err error
 	if l.epfd, err = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC); err != nil {
@@ -226,7 +225,7 @@ func (l *loop) connect(c *conn) {
 		l.fail("preparing a socket: %w", err)
 		return
 	}
-	err = syscall.Connect(fd, &syscall.SockaddrInet4{Port: l.port, Addr: [4]byte{127, 0, 0, 1}})
+	err = syscall.Connect(fd, &syscall.SockaddrInet4{Port: c.port, Addr: [4]byte{127, 0, 0, 1}})
 	switch err {
 	case nil: // usual on loopback
 		l.watch(c, syscall.EPOLL_CTL_ADD, syscall.EPOLLIN)

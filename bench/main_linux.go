@@ -1,6 +1,6 @@
 // Command bench compares a host of this server with npm peer: it starts both
-// in turn, drives them with the same load, and prints what each of them took. See
-// README.md for what the rows mean.
+// in turn, drives them with the same load, and prints what each of them took. It also
+// compares two nodes of a cluster with one. See README.md for what the rows mean.
 package main
 
 import (
@@ -38,91 +38,147 @@ func main() {
 	}
 }
 
-func bench(ctx context.Context, args []string) error {
+// options are what the command line says.
+type options struct {
+	rounds                          int
+	only, jsonFile, ours, ref, node string
+	quick                           bool
+	set                             settings
+}
+
+func parse(args []string) (o options, err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	var (
-		rounds    = flags.Int("rounds", 3, "how often each scenario runs against each server, in turn (1 to 20)")
-		only      = flags.String("only", "", "scenarios to run, separated by commas; a name stands for all that begin with it")
-		quick     = flags.Bool("quick", false, "one round with shorter spans: a first look")
-		large     = flags.Bool("large", false, fmt.Sprintf("also hold %d idle connections", largeSize))
-		rate      = flags.Int("rate", 0, "messages per second of the open loop (default 10000)")
-		jsonFile  = flags.String("json", "", "write all values to this file too")
-		ours      = flags.String("ours", filepath.Join("..", "examples", "hosts", "plain"), "our server: a directory with a main package, or an executable")
-		reference = flags.String("reference", "", "compare with this server instead of npm peer: a directory or an executable as for -ours")
-	)
+	hosts := filepath.Join("..", "examples", "hosts")
+	rate, large := 0, false
+	flags.IntVar(&o.rounds, "rounds", 3, "how often each scenario runs against each server, in turn (1 to 20)")
+	flags.StringVar(&o.only, "only", "", "scenarios to run, separated by commas; a name stands for all that begin with it")
+	flags.BoolVar(&o.quick, "quick", false, "one round with shorter spans: a first look")
+	flags.BoolVar(&large, "large", false, fmt.Sprintf("also hold %d idle connections", largeSize))
+	flags.IntVar(&rate, "rate", 0, "messages per second of the open loop (default 10000)")
+	flags.StringVar(&o.jsonFile, "json", "", "write all values to this file too")
+	flags.StringVar(&o.ours, "ours", filepath.Join(hosts, "plain"),
+		"our server: a directory with a main package, or an executable")
+	flags.StringVar(&o.ref, "reference", "",
+		"compare with this server instead of npm peer: a directory or an executable as for -ours")
+	flags.StringVar(&o.node, "node", filepath.Join(hosts, "cluster"),
+		"the server of the scenario cluster, which has the flag --redis: a directory or an executable as for -ours")
 	if err := flags.Parse(args); err != nil {
-		return err
+		return o, err
 	}
 	if flags.NArg() > 0 {
-		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	set := fullSettings()
-	if *quick {
-		set = quickSettings()
-		*rounds = 1
+	o.set = fullSettings()
+	if o.quick {
+		o.set, o.rounds = quickSettings(), 1
 	}
-	if *large {
-		set.sizes = append(set.sizes, largeSize)
+	if large {
+		o.set.sizes = append(o.set.sizes, largeSize)
 	}
-	if *rate != 0 {
-		set.rate = *rate
+	if rate != 0 {
+		o.set.rate = rate
 	}
-	if *rounds < 1 || *rounds > 20 || set.rate < 1 || set.rate > 200000 {
-		return errors.New("-rounds or -rate is out of range")
+	if o.rounds < 1 || o.rounds > 20 || o.set.rate < 1 || o.set.rate > 200000 {
+		return o, errors.New("-rounds or -rate is out of range")
 	}
-	list, err := choose(scenarios(set), *only)
+	return o, nil
+}
+
+func bench(ctx context.Context, args []string) error {
+	o, err := parse(args)
 	if err != nil {
 		return err
 	}
-	if err := enoughFiles(slices.Max(set.sizes), list); err != nil {
+	list, err := choose(scenarios(o.set), o.only)
+	if err != nil {
 		return err
 	}
-
+	if err := enoughFiles(slices.Max(o.set.sizes), list); err != nil {
+		return err
+	}
 	tmp, err := os.MkdirTemp("", "peer-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	var sides [2]program
-	if *reference == "" {
-		sides[0], err = npmPeer(".")
-	} else {
-		sides[0], err = goServer(ctx, "reference", *reference, tmp)
-	}
-	if err != nil {
-		return err
-	}
-	if sides[1], err = goServer(ctx, "ours", *ours, tmp); err != nil {
-		return err
-	}
 
 	// The generator allocates next to nothing while it measures. Collecting what
 	// little there is would take a core from the server now and then.
 	debug.SetGCPercent(1000)
 
 	r := describe(ctx)
-	r.Rounds, r.Quick, r.Reference, r.Ours = *rounds, *quick, sides[0].name, sides[1].name
+	r.Rounds, r.Quick = o.rounds, o.quick
+	isCluster := func(sc scenario) bool { return sc.name == clusterName }
+	if beside := slices.DeleteFunc(slices.Clone(list), isCluster); len(beside) > 0 {
+		err = r.runBeside(ctx, beside, o, tmp)
+	}
+	if err == nil && slices.ContainsFunc(list, isCluster) {
+		err = r.runCluster(ctx, o, tmp)
+	}
+	r.finish() // what has been measured so far is not lost
+	if err == nil && o.jsonFile != "" {
+		err = r.writeJSON(o.jsonFile)
+	}
+	if len(r.Rows) > 0 || r.Cluster != nil {
+		err = errors.Join(err, r.print(os.Stdout, o.set))
+	}
+	return err
+}
+
+// runBeside measures scenarios on both sides in turn.
+func (r *result) runBeside(ctx context.Context, list []scenario, o options, tmp string) (err error) {
+	var sides [2]program
+	if o.ref == "" {
+		sides[0], err = npmPeer(".")
+	} else {
+		sides[0], err = goServer(ctx, "reference", o.ref, tmp)
+	}
+	if err != nil {
+		return err
+	}
+	if sides[1], err = goServer(ctx, "ours", o.ours, tmp); err != nil {
+		return err
+	}
+	r.Reference, r.Ours = sides[0].name, sides[1].name
 	for _, sc := range list {
-		for round := range *rounds {
+		for round := range o.rounds {
 			for i, p := range sides {
-				fmt.Fprintf(os.Stderr, "%s, round %d of %d, %s\n", sc.name, round+1, *rounds, p.name)
+				fmt.Fprintf(os.Stderr, "%s, round %d of %d, %s\n", sc.name, round+1, o.rounds, p.name)
 				runtime.GC()
-				samples, err := attempt(ctx, sc, p, set, tmp)
+				samples, err := attempt(ctx, sc, p, o.set, tmp)
 				if err != nil {
-					r.finish() // what has been measured so far is not lost
-					return errors.Join(err, r.print(os.Stdout))
+					return err
 				}
 				r.record(sc.name, i == 1, samples)
 			}
 		}
 	}
-	r.finish()
-	if *jsonFile != "" {
-		if err := r.writeJSON(*jsonFile); err != nil {
-			return err
+	return nil
+}
+
+// runCluster measures the legs of the scenario cluster in turn.
+func (r *result) runCluster(ctx context.Context, o options, tmp string) error {
+	p, err := goServer(ctx, "node", o.node, tmp)
+	if err != nil {
+		return err
+	}
+	r.Cluster = new(clusterResult)
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		r.Cluster.Skipped = errNoRedis.Error()
+		return nil
+	}
+	for round := range o.rounds {
+		for l := range numLegs {
+			fmt.Fprintf(os.Stderr, "%s, round %d of %d, %v\n", clusterName, round+1, o.rounds, l)
+			runtime.GC()
+			notes, err := runLeg(ctx, l, p, o.set, tmp)
+			if err != nil {
+				return err
+			}
+			r.Cluster.record(l, notes)
 		}
 	}
-	return r.print(os.Stdout)
+	return nil
 }
 
 // choose returns the scenarios that only names, or all.
@@ -153,7 +209,9 @@ func choose(all []scenario, only string) ([]scenario, error) {
 // enoughFiles reports an error if this process may not hold the sockets that the
 // scenarios need. Its children may hold as many.
 func enoughFiles(largest int, list []scenario) error {
-	if !slices.ContainsFunc(list, func(sc scenario) bool { return strings.HasPrefix(sc.name, "idle-") || sc.name == "shutdown" }) {
+	if !slices.ContainsFunc(list, func(sc scenario) bool {
+		return strings.HasPrefix(sc.name, "idle-") || sc.name == "shutdown" || sc.name == clusterName
+	}) {
 		return nil
 	}
 	var limit syscall.Rlimit

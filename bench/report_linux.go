@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -34,6 +35,7 @@ type result struct {
 	Quick                             bool
 	Reference, Ours                   string
 	Rows                              []*row
+	Cluster                           *clusterResult `json:",omitempty"`
 }
 
 // lateMetric is the row that tells whether latencies can be believed: not when the
@@ -154,10 +156,23 @@ func withRange(m float64, values []float64) string {
 	return fmt.Sprintf("%s (%s–%s)", number(m), number(slices.Min(values)), number(slices.Max(values)))
 }
 
-// print writes the table.
-func (r *result) print(w io.Writer) error {
-	fmt.Fprintf(w, "%s; %d cores, %s, Linux %s, %s, Node %s; rounds: %d%s\n\n", r.Time, r.Cores, r.Processor, r.Kernel, r.Go, r.Node,
+// print writes the tables.
+func (r *result) print(w io.Writer, set settings) error {
+	fmt.Fprintf(w, "%s; %d cores, %s, Linux %s, %s, Node %s; rounds: %d%s\n", r.Time, r.Cores, r.Processor, r.Kernel, r.Go, r.Node,
 		r.Rounds, map[bool]string{true: ", quick"}[r.Quick])
+	var err error
+	if len(r.Rows) > 0 {
+		err = r.printBeside(w)
+	}
+	if r.Cluster != nil {
+		err = errors.Join(err, r.Cluster.print(w, set.cluster))
+	}
+	return err
+}
+
+// printBeside writes the table of the two servers.
+func (r *result) printBeside(w io.Writer) error {
+	fmt.Fprintln(w)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(tw, "scenario\tmetric\tunit\t%s\t%s\tratio\tgoal\n", r.Reference, r.Ours)
 	for _, x := range r.Rows {
@@ -176,11 +191,15 @@ func (r *result) print(w io.Writer) error {
 	}
 	for _, x := range r.Rows {
 		if late := max(x.ReferenceMedian, x.OursMedian); x.Metric == lateMetric && late > lateBound {
-			fmt.Fprintf(w, "\n%s: the load generator was up to %s µs late: the machine was busy, do not believe the latencies.\n",
-				x.Scenario, number(late))
+			warnLate(w, x.Scenario, late)
 		}
 	}
 	return nil
+}
+
+func warnLate(w io.Writer, what string, late float64) {
+	fmt.Fprintf(w, "\n%s: the load generator was up to %s µs late: the machine was busy, do not believe the latencies.\n",
+		what, number(late))
 }
 
 // writeJSON writes everything to a file, the values of each round included.

@@ -12,7 +12,7 @@ type scenario struct {
 	name string
 	// limit bounds one trial, the start of the server not included.
 	limit time.Duration
-	run   func(t *trial) error
+	run   func(t *trial) error // nil for that of the cluster, which is not compared with npm peer
 }
 
 func scenarios(set settings) []scenario {
@@ -29,6 +29,7 @@ func scenarios(set settings) []scenario {
 		scenario{"stuck", time.Minute, stuck},
 		scenario{"absent", time.Minute, absent},
 		scenario{"shutdown", 2 * time.Minute, shutdown},
+		scenario{clusterName, 2 * time.Minute, nil},
 	)
 }
 
@@ -42,12 +43,12 @@ func attempt(ctx context.Context, sc scenario, p program, set settings, tmp stri
 	parent := ctx
 	ctx, cancel := context.WithTimeoutCause(parent, sc.limit, fmt.Errorf("not done within %v", sc.limit))
 	defer cancel()
-	l, err := newLoop(ctx, srv.port)
+	l, err := newLoop(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer l.close() // before the server is asked to end, which may wait for its clients
-	t := &trial{loop: l, set: set, pid: srv.cmd.Process.Pid}
+	t := &trial{loop: l, set: set, pid: srv.cmd.Process.Pid, servers: []*server{srv}}
 	err = sc.run(t)
 	if parent.Err() != nil {
 		return nil, context.Cause(parent) // interrupted: the server's output explains nothing

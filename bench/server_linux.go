@@ -76,25 +76,40 @@ type server struct {
 var addressLine = regexp.MustCompile(`http://127\.0\.0\.1:(\d+)/`)
 
 // startServer starts p on a loopback port and waits until it answers.
-//
-// Its output goes to a file: a pipe would wake the load generator for each line
-// that the server logs.
 func startServer(ctx context.Context, p program, tmp string, args ...string) (*server, error) {
-	log, err := os.CreateTemp(tmp, p.name+"-*.log")
-	if err != nil {
-		return nil, err
-	}
 	port := 0
 	if p.fixedPort {
+		var err error
 		if port, err = freePort(); err != nil {
-			log.Close()
 			return nil, err
 		}
 	}
 	argv := append(append([]string(nil), p.argv...),
 		"--port", strconv.Itoa(port), "--host", "127.0.0.1", "--concurrent_limit", strconv.Itoa(serverLimit))
 	argv = append(argv, args...)
-	s := &server{port: port, log: log, exited: make(chan struct{})}
+	s, err := spawn(p.name, tmp, argv)
+	if err != nil {
+		return nil, err
+	}
+	s.port = port
+	if err := s.ready(ctx); err != nil {
+		err = fmt.Errorf("starting %s: %w\n%s", p.name, err, s.tail())
+		s.stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// spawn starts a process.
+//
+// Its output goes to a file: a pipe would wake the load generator for each line
+// that the process logs.
+func spawn(name, tmp string, argv []string) (*server, error) {
+	log, err := os.CreateTemp(tmp, name+"-*.log")
+	if err != nil {
+		return nil, err
+	}
+	s := &server{log: log, exited: make(chan struct{})}
 	s.cmd = exec.Command(argv[0], argv[1:]...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	// Should the benchmark itself be killed, its servers go with it.
@@ -107,11 +122,6 @@ func startServer(ctx context.Context, p program, tmp string, args ...string) (*s
 		s.cmd.Wait() // how it ended does not matter: that it did is seen by its clients
 		close(s.exited)
 	}()
-	if err := s.ready(ctx); err != nil {
-		err = fmt.Errorf("starting %s: %w\n%s", p.name, err, s.tail())
-		s.stop()
-		return nil, err
-	}
 	return s, nil
 }
 

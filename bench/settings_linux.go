@@ -30,7 +30,26 @@ type settings struct {
 	expireTimeout               time.Duration // of the server
 
 	ending int // clients of a server that is asked to end
+
+	cluster clusterSettings
 }
+
+// clusterSettings are those of the scenario cluster.
+type clusterSettings struct {
+	warm, measure time.Duration // of each rate
+	loads         []load
+	cycles        int           // connects and disconnects
+	quiet         time.Duration // with nobody connected, and then with the crowd
+	crowd         int
+	calls         []callLoad
+}
+
+// load is messages at a fixed rate. Few pairs keep a rate from being the first word of each pair: a
+// node forgets where an id is when it has not sent to it for a while.
+type load struct{ rate, pairs int }
+
+// callLoad is calls at a fixed rate, each between clients that have not called before.
+type callLoad struct{ rate, calls int }
 
 func fullSettings() settings {
 	return settings{
@@ -56,6 +75,15 @@ func fullSettings() settings {
 		absentWaves:     2,
 		expireTimeout:   5 * time.Second,
 		ending:          10000,
+		cluster: clusterSettings{
+			warm:    time.Second,
+			measure: 4 * time.Second,
+			loads:   []load{{50, 20}, {2000, 500}, {10000, 500}},
+			cycles:  3000,
+			quiet:   5 * time.Second,
+			crowd:   10000,
+			calls:   []callLoad{{50, 200}, {400, 1000}},
+		},
 	}
 }
 
@@ -68,5 +96,7 @@ func quickSettings() settings {
 	s.measure = 2 * time.Second
 	s.churnWarm, s.churnCycles = 1000, 2000
 	s.absentWaves = 1
+	s.cluster.measure, s.cluster.quiet = 2*time.Second, 3*time.Second
+	s.cluster.cycles, s.cluster.calls = 1000, []callLoad{{50, 100}, {400, 400}}
 	return s
 }

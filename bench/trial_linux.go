@@ -8,11 +8,12 @@ import (
 	"time"
 )
 
-// trial is one run of one scenario against one fresh server.
+// trial is one run of one scenario against one fresh server, or against several that have joined.
 type trial struct {
 	*loop
-	set settings
-	pid int
+	set     settings
+	pid     int       // of the first server
+	servers []*server // clients are spread over them in turn
 
 	samples []sample
 	ids     int // groups of ids handed out
@@ -35,7 +36,7 @@ func (t *trial) add(metric, unit string, value float64, g goal) {
 
 // usage is what a span of a trial took.
 type usage struct {
-	server    time.Duration // CPU time of the server
+	server    time.Duration // CPU time of the servers
 	generator time.Duration // CPU time of this process
 	wall      time.Duration
 }
@@ -44,7 +45,7 @@ func (u usage) micros(n int) float64 { return float64(u.server) / 1e3 / float64(
 
 // span measures f.
 func (t *trial) span(f func() error) (usage, error) {
-	server, err := cpuTime(t.pid)
+	server, err := t.serverCPU()
 	if err != nil {
 		return usage{}, err
 	}
@@ -61,8 +62,20 @@ func (t *trial) span(f func() error) (usage, error) {
 	if err != nil {
 		return usage{}, err
 	}
-	serverEnd, err := cpuTime(t.pid)
+	serverEnd, err := t.serverCPU()
 	return usage{serverEnd - server, ownEnd - own, time.Duration(wall)}, err
+}
+
+// serverCPU returns the CPU time of all servers so far.
+func (t *trial) serverCPU() (sum time.Duration, err error) {
+	for _, s := range t.servers {
+		used, err := cpuTime(s.cmd.Process.Pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
 }
 
 // pass serves the sockets for d.
@@ -82,7 +95,17 @@ func (t *trial) clients(n int) []*conn {
 	t.ids++
 	list := make([]*conn, n)
 	for i := range list {
-		list[i] = &conn{index: i, id: clientID(t.ids, i)}
+		list[i] = &conn{index: i, id: clientID(t.ids, i), port: t.servers[i%len(t.servers)].port}
+	}
+	return list
+}
+
+// pairs returns 2 n clients: client i and client n+i are a pair. If there are several servers, the two
+// are on different ones, and each server has as many of the first as of the second.
+func (t *trial) pairs(n int) []*conn {
+	list := t.clients(2 * n)
+	for i := range n {
+		list[n+i].port = t.servers[(i+1)%len(t.servers)].port
 	}
 	return list
 }
