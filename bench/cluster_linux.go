@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
 	"time"
 )
 
@@ -55,6 +55,10 @@ var (
 	nodesGoals  = map[int]clusterGoal{2000: {most: 100, added: true}, 10000: {most: 30, added: true}}
 	delayGoals  = map[int]clusterGoal{10000: {most: 4000, added: true}}
 )
+
+// errBusy says that messages expired, or that none arrived in its time: no value of the leg means
+// anything then.
+var errBusy = errors.New("the machine was too busy")
 
 // note is one value of a leg.
 type note struct {
@@ -222,7 +226,13 @@ func (t *legTrial) messages(l load) error {
 	}
 	s := newStream(t.trial, pairs)
 	s.latencies = make([]float64, 0, int(float64(l.rate)*(set.warm+set.measure).Seconds())+1)
-	t.onMessage = s.receive
+	t.onMessage = func(c *conn, k kind, msg []byte, now int64) {
+		if k == kindExpire {
+			t.fail("a message at %d/s expired: %w", l.rate, errBusy)
+			return
+		}
+		s.receive(c, k, msg, now)
+	}
 	defer func() { t.onMessage = nil }()
 	p := t.pace(float64(l.rate), set.warm+set.measure, s.send)
 	defer t.unpace()
@@ -242,8 +252,7 @@ func (t *legTrial) messages(l load) error {
 		return fmt.Errorf("%w: %d of %d arrived", err, s.arrived, s.sent)
 	}
 	if len(s.latencies) == 0 {
-		fmt.Fprintf(os.Stderr, "%s is left out of this round: the machine was too busy\n", part)
-		return t.disconnect(pairs)
+		return fmt.Errorf("%s: %w", part, errBusy)
 	}
 	delay := delayGoals[l.rate]
 	if l == set.loads[0] {

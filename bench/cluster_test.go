@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"math"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +27,9 @@ func TestTheScenarioClusterRuns(t *testing.T) {
 	var r clusterResult
 	for l := range numLegs {
 		notes, err := runLeg(t.Context(), l, node, set, t.TempDir())
+		for i := 0; i < 5 && errors.Is(err, errBusy); i++ {
+			notes, err = runLeg(t.Context(), l, node, set, t.TempDir())
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -168,14 +168,23 @@ func (r *result) runCluster(ctx context.Context, o options, tmp string) error {
 		return nil
 	}
 	for round := range o.rounds {
+		var notes [numLegs][]note
 		for l := range numLegs {
 			fmt.Fprintf(os.Stderr, "%s, round %d of %d, %v\n", clusterName, round+1, o.rounds, l)
 			runtime.GC()
-			notes, err := runLeg(ctx, l, p, o.set, tmp)
-			if err != nil {
-				return err
+			if notes[l], err = runLeg(ctx, l, p, o.set, tmp); err != nil {
+				break
 			}
-			r.Cluster.record(l, notes)
+		}
+		if errors.Is(err, errBusy) {
+			fmt.Fprintln(os.Stderr, "this round does not count:", err)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for l := range numLegs {
+			r.Cluster.record(l, notes[l])
 		}
 	}
 	return nil
