@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -56,9 +55,11 @@ var (
 	delayGoals  = map[int]clusterGoal{10000: {most: 4000, added: true}}
 )
 
-// errBusy says that messages expired, or that none arrived in its time: no value of the leg means
-// anything then.
-var errBusy = errors.New("the machine was too busy")
+// busyError says that messages of a part expired, or that none arrived in its time: no value of the part
+// means anything then.
+type busyError struct{ part string }
+
+func (e *busyError) Error() string { return e.part + ": the machine was too busy" }
 
 // note is one value of a leg.
 type note struct {
@@ -138,7 +139,8 @@ func (t *legTrial) run() error {
 	if err := t.connects(); err != nil {
 		return err
 	}
-	for _, l := range set.loads {
+	last := len(set.loads) - 1
+	for _, l := range set.loads[:last] {
 		if err := t.messages(l); err != nil {
 			return err
 		}
@@ -148,7 +150,10 @@ func (t *legTrial) run() error {
 			return err
 		}
 	}
-	return t.crowd(quiet)
+	if err := t.crowd(quiet); err != nil {
+		return err
+	}
+	return t.messages(set.loads[last]) // nothing comes after it, if the machine is too busy for it
 }
 
 // use is what a span took of the nodes and of Redis.
@@ -228,7 +233,7 @@ func (t *legTrial) messages(l load) error {
 	s.latencies = make([]float64, 0, int(float64(l.rate)*(set.warm+set.measure).Seconds())+1)
 	t.onMessage = func(c *conn, k kind, msg []byte, now int64) {
 		if k == kindExpire {
-			t.fail("a message at %d/s expired: %w", l.rate, errBusy)
+			t.fail("a message expired: %w", &busyError{part})
 			return
 		}
 		s.receive(c, k, msg, now)
@@ -252,7 +257,7 @@ func (t *legTrial) messages(l load) error {
 		return fmt.Errorf("%w: %d of %d arrived", err, s.arrived, s.sent)
 	}
 	if len(s.latencies) == 0 {
-		return fmt.Errorf("%s: %w", part, errBusy)
+		return &busyError{part}
 	}
 	delay := delayGoals[l.rate]
 	if l == set.loads[0] {
@@ -292,17 +297,15 @@ func (t *legTrial) crowd(quiet use) error {
 		return err
 	}
 	u, err := t.wait(partCrowd)
-	if err != nil || t.redis == nil {
+	if err != nil {
 		return err
 	}
-	renewals := u.redis.did.scripts()
-	if renewals == 0 {
-		return nil // the time was too short
+	if renewals := u.redis.did.scripts(); renewals > 0 { // else the time was too short
+		t.note(partCrowd, metricScripts+" per second", "", float64(renewals)/u.wall.Seconds(), clusterGoal{})
+		more := u.redis.cpu.Seconds() - quiet.redis.cpu.Seconds()*u.wall.Seconds()/quiet.wall.Seconds()
+		t.note(partCrowd, metricRenewal, "µs", more*1e6/float64(renewals), clusterGoal{})
 	}
-	t.note(partCrowd, metricScripts+" per second", "", float64(renewals)/u.wall.Seconds(), clusterGoal{})
-	more := u.redis.cpu.Seconds() - quiet.redis.cpu.Seconds()*u.wall.Seconds()/quiet.wall.Seconds()
-	t.note(partCrowd, metricRenewal, "µs", more*1e6/float64(renewals), clusterGoal{})
-	return nil
+	return t.disconnect(clients)
 }
 
 // disconnect ends clients, and waits for their end.

@@ -27,7 +27,8 @@ func TestTheScenarioClusterRuns(t *testing.T) {
 	var r clusterResult
 	for l := range numLegs {
 		notes, err := runLeg(t.Context(), l, node, set, t.TempDir())
-		for i := 0; i < 5 && errors.Is(err, errBusy); i++ {
+		busy := (*busyError)(nil)
+		for tries := 1; tries < 5 && errors.As(err, &busy); tries++ {
 			notes, err = runLeg(t.Context(), l, node, set, t.TempDir())
 		}
 		if err != nil {

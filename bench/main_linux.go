@@ -169,22 +169,20 @@ func (r *result) runCluster(ctx context.Context, o options, tmp string) error {
 	}
 	for round := range o.rounds {
 		var notes [numLegs][]note
+		tooBusy := make(map[string]bool) // parts
 		for l := range numLegs {
 			fmt.Fprintf(os.Stderr, "%s, round %d of %d, %v\n", clusterName, round+1, o.rounds, l)
 			runtime.GC()
-			if notes[l], err = runLeg(ctx, l, p, o.set, tmp); err != nil {
-				break
+			notes[l], err = runLeg(ctx, l, p, o.set, tmp)
+			if busy := (*busyError)(nil); errors.As(err, &busy) {
+				tooBusy[busy.part] = true
+				fmt.Fprintf(os.Stderr, "%v does not count in this round: the machine was too busy\n", busy.part)
+			} else if err != nil {
+				return err
 			}
 		}
-		if errors.Is(err, errBusy) {
-			fmt.Fprintln(os.Stderr, "this round does not count:", err)
-			continue
-		}
-		if err != nil {
-			return err
-		}
 		for l := range numLegs {
-			r.Cluster.record(l, notes[l])
+			r.Cluster.record(l, slices.DeleteFunc(notes[l], func(n note) bool { return tooBusy[n.part] }))
 		}
 	}
 	return nil
