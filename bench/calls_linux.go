@@ -108,8 +108,8 @@ func answerText(dst string) []byte {
 
 // candidateText returns CANDIDATE number k of a client as the PeerJS client writes it.
 func candidateText(k int, dst string) []byte {
-	return fmt.Appendf(nil, `{"type":"CANDIDATE","payload":{"candidate":{"candidate":"candidate:%d 1 udp %d 192.0.2.%d %d typ srflx `+
-		`raddr 0.0.0.0 rport 0 generation 0 ufrag %[5]s network-id 1 network-cost 10","sdpMLineIndex":0,"sdpMid":"0",`+
+	return fmt.Appendf(nil, `{"type":"CANDIDATE","payload":{"candidate":{"candidate":"candidate:%d 1 udp %d `+
+		`192.0.2.%d %d typ srflx raddr 0.0.0.0 rport 0 generation 0 ufrag %[5]s network-id 1 network-cost 10","sdpMLineIndex":0,"sdpMid":"0",`+
 		`"usernameFragment":"%[5]s"},"type":"data","connectionId":"dc_lq3x7y0m1p"},"dst":"%s"}`,
 		842163049+k*7919, 1686052607-k*256, k+1, 50000+k*37, candidateName(k), dst)
 }

@@ -70,7 +70,8 @@ func (r *clusterResult) costs(set clusterSettings) (c costs, err error) {
 
 // peer returns what a peer needs in a second.
 func (c costs) peer(h habits, call float64) float64 {
-	return c.node/float64(h.peersPerNode) + c.renewal/renewEvery.Seconds() + (h.connects*c.connect+h.calls*call)/time.Hour.Seconds()
+	idle := c.node/float64(h.peersPerNode) + c.renewal/renewEvery.Seconds()
+	return idle + (h.connects*c.connect+h.calls*call)/time.Hour.Seconds()
 }
 
 // carried prints how many things of a cost one core carries.
@@ -120,8 +121,8 @@ func (c costs) print(w io.Writer) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\nRedis Cluster begins to help where one Redis needs %.0f %% of a core: from %s to %s of these peers, "+
-		"or %s to %s calls in a second.\n", busyAt*100, carried(apart, busyAt), carried(together, busyAt),
+	_, err := fmt.Fprintf(w, "\nRedis Cluster begins to help where one Redis needs %.0f %% of a core: "+
+		"from %s to %s of these peers, or %s to %s calls in a second.\n", busyAt*100, carried(apart, busyAt), carried(together, busyAt),
 		carried(c.apart, busyAt), carried(c.call, busyAt))
 	return err
 }

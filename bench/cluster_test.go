@@ -180,9 +180,11 @@ func TestGoalsOfTheClusterAndOrderOfRows(t *testing.T) {
 	add := clusterGoal{most: 30, added: true}
 	for i := range 3 {
 		base := float64(i) * 100 // the machine is slower in later rounds
-		r.record(legWithout, []note{{"message", metricNodes, "µs", base + 8, add}, {"call", metricNodes, "µs", 1, clusterGoal{}}})
+		r.record(legWithout, []note{
+			{"message", metricNodes, "µs", base + 8, add}, {"call", metricNodes, "µs", 1, clusterGoal{}}})
 		r.record(legOne, []note{{"message", metricNodes, "µs", base + 10, add}})
-		r.record(legTwo, []note{{"message", metricNodes, "µs", base + 35, add}, {"message", metricRedis, "µs", 9, clusterGoal{most: 8}}})
+		r.record(legTwo, []note{
+			{"message", metricNodes, "µs", base + 35, add}, {"message", metricRedis, "µs", 9, clusterGoal{most: 8}}})
 	}
 	var order []string
 	for _, x := range r.Rows {

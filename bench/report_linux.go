@@ -158,8 +158,8 @@ func withRange(m float64, values []float64) string {
 
 // print writes the tables.
 func (r *result) print(w io.Writer, set settings) error {
-	fmt.Fprintf(w, "%s; %d cores, %s, Linux %s, %s, Node %s; rounds: %d%s\n", r.Time, r.Cores, r.Processor, r.Kernel, r.Go, r.Node,
-		r.Rounds, map[bool]string{true: ", quick"}[r.Quick])
+	fmt.Fprintf(w, "%s; %d cores, %s, Linux %s, %s, Node %s; rounds: %d%s\n",
+		r.Time, r.Cores, r.Processor, r.Kernel, r.Go, r.Node, r.Rounds, map[bool]string{true: ", quick"}[r.Quick])
 	var err error
 	if len(r.Rows) > 0 {
 		err = r.printBeside(w)

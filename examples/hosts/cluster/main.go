@@ -26,8 +26,10 @@ import (
 func main() {
 	host := flag.String("host", "127.0.0.1", "`address` to listen on")
 	port := flag.Int("port", 9000, "`port` to listen on; 0 chooses a free one")
-	limit := flag.Int("concurrent_limit", peer.DefaultConcurrentLimit, "how many clients may be connected; negative: any number")
-	url := flag.String("redis", "", "`URL` of the Redis that joins the nodes, as redis://localhost:6379; without it there is no cluster")
+	limit := flag.Int("concurrent_limit", peer.DefaultConcurrentLimit,
+		"how many clients may be connected; negative: any number")
+	url := flag.String("redis", "",
+		"`URL` of the Redis that joins the nodes, as redis://localhost:6379; without it there is no cluster")
 	flag.Parse()
 	log.SetFlags(0)
 	if err := run(net.JoinHostPort(*host, strconv.Itoa(*port)), peer.Options{ConcurrentLimit: *limit}, *url); err != nil {
