@@ -106,6 +106,9 @@ type control struct {
 	Text    string            `json:"text,omitempty"`
 }
 
+// batchHeadSize is the size of the head of a batch, with a name as nodes choose them.
+const batchHeadSize = 2 + 22 + 16
+
 // appendBatchHead appends the head of a batch, with the numbers left out.
 func appendBatchHead(b []byte, sender string) []byte {
 	b = append(b, batchVersion, byte(len(sender)))

@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -145,7 +146,8 @@ func (l *link) control(c control) {
 }
 
 // openLocked returns the batch that a record of n bytes, about, goes into. What has been reported
-// goes before it.
+// goes before it. The batch grows to twice its size at a time: append alone adds a quarter, so that most
+// messages of a busy link would move the whole batch.
 func (l *link) openLocked(n int) *batch {
 	if !l.receipt.empty() {
 		r := l.receipt
@@ -156,10 +158,13 @@ func (l *link) openLocked(n int) *batch {
 	}
 	if last := len(l.batches) - 1; last >= 0 {
 		if b := l.batches[last]; b.records == 0 || len(b.b)+n <= maxBatch {
+			if cap(b.b)-len(b.b) < n {
+				b.b = slices.Grow(b.b, max(n, len(b.b)))
+			}
 			return b
 		}
 	}
-	b := &batch{b: appendBatchHead(nil, l.node.name)}
+	b := &batch{b: appendBatchHead(make([]byte, 0, n+batchHeadSize), l.node.name)}
 	l.batches = append(l.batches, b)
 	return b
 }
