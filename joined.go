@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"fmt"
+	"net/http"
 )
 
 // startCluster makes the server ready to be a node of a cluster.
@@ -26,7 +27,7 @@ func (s *Server) startCluster() {
 // [http.ErrServerClosed]. It returns when ctx ends at the latest.
 func (s *Server) Ready(ctx context.Context) error {
 	if s.ctx.Err() != nil {
-		return errClosed
+		return fmt.Errorf("peer: %w", http.ErrServerClosed)
 	}
 	if n := s.realm.node; n != nil {
 		if err := n.join(ctx); err != nil {

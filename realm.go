@@ -2,10 +2,8 @@ package peer
 
 import (
 	"errors"
-	"fmt"
 	"hash/maphash"
 	"iter"
-	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -77,7 +75,7 @@ type shard struct {
 var (
 	errLimit     = errors.New("peer: concurrent limit reached")
 	errAddrLimit = errors.New("peer: concurrent limit of the address reached")
-	errClosed    = fmt.Errorf("peer: %w", http.ErrServerClosed)
+	errClosed    = errors.New("peer: server closed")
 	errUnclaimed = errors.New("peer: the id is not claimed in the cluster")
 )
 
