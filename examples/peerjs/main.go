@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"log"
-	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -66,6 +65,9 @@ A PeerJS signalling server. Clients of it are made with
                               use HTTPS, since browsers send the password as it is
                               (default: the variable PEER_CONSOLE, which a list of
                               processes does not show)
+      --healthcheck           ask the server that runs with these flags whether it
+                              answers, and exit with 0 if it does, with 1 if not
+      --version               print the version
       --help                  print this
 
 MS is in milliseconds. For these times and the limit, -1 means none.
@@ -98,6 +100,17 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		fmt.Fprintf(stderr, "peerjs: %v\npeerjs: --help lists the flags\n", err)
 		return 2
 	}
+	if cfg.version {
+		fmt.Fprintln(stdout, versionLine())
+		return 0
+	}
+	if cfg.healthcheck {
+		if err := checkHealth(ctx, cfg); err != nil {
+			fmt.Fprintf(stderr, "peerjs: the server is not healthy: %v\n", err)
+			return 1
+		}
+		return 0
+	}
 	l, err := listen(cfg)
 	if err == nil {
 		err = serve(ctx, l, cfg, log.New(stdout, "peerjs: ", 0), log.New(stderr, "peerjs: ", 0))
@@ -116,6 +129,8 @@ type config struct {
 	sslkey, sslcert string
 	console         string // user:password; empty means no console
 	opts            peer.Options
+
+	version, healthcheck bool // do this in the place of serving
 }
 
 func parse(args []string, getenv func(string) string) (config, error) {
@@ -172,6 +187,8 @@ func newFlagSet(cfg *config) *flag.FlagSet {
 	value(setText(&cfg.sslcert), "sslcert")
 	value(setText(&cfg.console), "console")
 
+	fs.BoolVar(&cfg.version, "version", false, "")
+	fs.BoolVar(&cfg.healthcheck, "healthcheck", false, "")
 	fs.BoolVar(&cfg.opts.AllowDiscovery, "allow_discovery", false, "")
 	fs.BoolFunc("allow_override_connect", "", setSwitch(func(on bool) {
 		cfg.opts.AllowOverride = nil
@@ -186,84 +203,6 @@ func newFlagSet(cfg *config) *flag.FlagSet {
 		}
 	}))
 	return fs
-}
-
-func setPort(to *int) func(string) error {
-	return func(s string) error {
-		port, err := strconv.ParseUint(s, 10, 16)
-		if err != nil {
-			return errors.New("it must be a number from 0 to 65535")
-		}
-		*to = int(port)
-		return nil
-	}
-}
-
-// setText refuses what is empty: it would silently mean the default.
-func setText(to *string) func(string) error {
-	return func(s string) error {
-		if *to = s; s == "" {
-			return errors.New("it must not be empty")
-		}
-		return nil
-	}
-}
-
-// setLimit refuses 0, which means the default to Options, and to npm's peerjs
-// something between "at once" and "nobody".
-func setLimit(to *int) func(string) error {
-	return func(s string) error {
-		n, err := strconv.ParseInt(s, 10, 32)
-		if err != nil || n == 0 || n < -1 {
-			return fmt.Errorf("it must be a number from 1 to %d, or -1 for none", math.MaxInt32)
-		}
-		*to = int(n)
-		return nil
-	}
-}
-
-func setMilliseconds(to *time.Duration) func(string) error {
-	return func(s string) error {
-		var n int
-		err := setLimit(&n)(s)
-		*to = time.Duration(n) * time.Millisecond
-		return err
-	}
-}
-
-// addOrigin refuses what no browser sends as its origin: it would shut everybody out.
-func addOrigin(to *[]string) func(string) error {
-	return func(s string) error {
-		u, err := url.Parse(s)
-		exact := err == nil && u.Scheme != "" && u.Host != "" && strings.EqualFold(strings.TrimSuffix(s, "/"), u.Scheme+"://"+u.Host)
-		if !exact && s != "*" && s != "null" {
-			return errors.New("it must be an origin such as https://example.com")
-		}
-		*to = append(*to, s)
-		return nil
-	}
-}
-
-func setSwitch(set func(on bool)) func(string) error {
-	return func(s string) error {
-		on, err := strconv.ParseBool(s)
-		if err != nil {
-			return errors.New("it must be true or false")
-		}
-		set(on)
-		return nil
-	}
-}
-
-func privateNetworks() []netip.Prefix {
-	return []netip.Prefix{
-		netip.MustParsePrefix("127.0.0.0/8"),
-		netip.MustParsePrefix("10.0.0.0/8"),
-		netip.MustParsePrefix("172.16.0.0/12"),
-		netip.MustParsePrefix("192.168.0.0/16"),
-		netip.MustParsePrefix("::1/128"),
-		netip.MustParsePrefix("fc00::/7"),
-	}
 }
 
 // listen reads the certificate first: once the port is open, clients come.
