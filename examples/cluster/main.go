@@ -15,6 +15,8 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -40,6 +42,7 @@ A PeerJS signalling server that shares its ids with others through Redis.
       --path PATH         path in front of all addresses (default: /)
   -k, --key KEY           key that clients must send (default: peerjs)
       --allow_discovery   let clients list the ids that are connected
+      --version           print the version
       --help              print this
 
 /healthz answers 200 while the program runs, /readyz when it can admit clients.
@@ -53,6 +56,20 @@ type config struct {
 	redis  redis.UniversalOptions
 	prefix string
 	opts   peer.Options
+
+	version bool // print it, and do not serve
+}
+
+// version is set by the linker where an image is built: -X main.version=v1.2.3.
+var version string
+
+// versionLine returns what --version prints. After "go install" with a version, the module knows it.
+func versionLine() string {
+	v := version
+	if info, ok := debug.ReadBuildInfo(); ok && v == "" {
+		v = info.Main.Version
+	}
+	return fmt.Sprintf("cluster %s (%s %s/%s)", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 func main() {
@@ -71,6 +88,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	if err != nil {
 		fmt.Fprintf(stderr, "cluster: %v\ncluster: --help lists the flags\n", err)
 		return 2
+	}
+	if cfg.version {
+		fmt.Fprintln(stdout, versionLine())
+		return 0
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(cfg.host, strconv.Itoa(cfg.port)))
 	if err == nil {
@@ -99,6 +120,7 @@ func parse(args []string, getenv func(string) string) (cfg config, err error) {
 	for _, name := range []string{"key", "k"} {
 		fs.StringVar(&cfg.opts.Key, name, "", "")
 	}
+	fs.BoolVar(&cfg.version, "version", false, "")
 	fs.StringVar(&cfg.opts.Path, "path", "", "")
 	fs.BoolVar(&cfg.opts.AllowDiscovery, "allow_discovery", false, "")
 	if err := fs.Parse(args); err != nil {
@@ -108,6 +130,9 @@ func parse(args []string, getenv func(string) string) (cfg config, err error) {
 		return cfg, fmt.Errorf("argument %q belongs to no flag", fs.Arg(0))
 	}
 	if url == "" {
+		if cfg.version {
+			return cfg, nil
+		}
 		return cfg, errors.New("--redis is missing")
 	}
 	if cfg.redis, err = redisOptions(url); err != nil {

@@ -145,7 +145,12 @@ func TestTheCommandLine(t *testing.T) {
 	var out strings.Builder
 	require.Equal(t, 0, run(t.Context(), []string{"--help"}, none, &out, io.Discard))
 	require.Equal(t, usage, out.String())
-	for _, args := range []string{"", "--redis x", "--redis redis://a more", "--port x"} {
+	for _, args := range []string{"--version", "--redis redis://a,b:1 --version"} {
+		out.Reset()
+		require.Equal(t, 0, run(t.Context(), strings.Fields(args), none, &out, io.Discard))
+		require.Regexp(t, `^cluster .*\(go1\..*\)\n$`, out.String())
+	}
+	for _, args := range []string{"--version --redis x", "", "--redis x", "--redis redis://a more", "--port x"} {
 		require.Equal(t, 2, run(t.Context(), strings.Fields(args), none, io.Discard, io.Discard), args)
 	}
 }
