@@ -66,7 +66,8 @@ export function join(peer, name, data) {
 
   function broadcast(data) {
     const isOpen = ({ type, open }) => type === "data" && open;
-    const found = others().flatMap((id) => peer.connections[id]?.find(isOpen) ?? []);
+    const known = new Map(Object.entries(peer.connections));
+    const found = others().flatMap((id) => known.get(id)?.find(isOpen) ?? []);
     for (const connection of found) connection.send(data);
     return found.length;
   }

@@ -1,8 +1,11 @@
 // Command host is a small program around a server, for the end-to-end tests of what no example needs:
-// ICE servers that the server sends, rooms whose members have data, and clients that are closed with a text.
+// ICE servers that the server sends, rooms whose members have data, clients that are closed with a text, and
+// the files of package web at /peerjs/web/.
 //
 //	POST /close?id=…&code=…&text=…&for=…   closes a client, and refuses its id for a while
+//	POST /kick?id=…&room=…                 takes a client out of a room
 //	GET  /ice?user=…                       answers with the ICE servers of a user
+//	GET  /pages/…                          answers with a file of the directory -pages
 package main
 
 import (
@@ -22,6 +25,7 @@ import (
 	"time"
 
 	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/web"
 )
 
 // lifetime is how long credentials of the TURN server are valid.
@@ -30,6 +34,7 @@ const lifetime = time.Hour
 type host struct {
 	turn   []string // the URLs of the TURN server; empty: there is none
 	secret []byte   // of the TURN server
+	pages  string   // a directory with pages of the tests; empty: there are none
 
 	mu     sync.Mutex           // guards the following
 	banned map[string]time.Time // id -> until when it is refused; absent: it is not refused
@@ -39,8 +44,9 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:0", "`address` to listen on")
 	turn := flag.String("turn", "", "`URLs` of a TURN server, with commas between them")
 	secret := flag.String("secret", "", "the `secret` of the TURN server")
+	pages := flag.String("pages", "", "`directory` with pages of the tests")
 	flag.Parse()
-	h := &host{secret: []byte(*secret), banned: make(map[string]time.Time)}
+	h := &host{secret: []byte(*secret), pages: *pages, banned: make(map[string]time.Time)}
 	if *turn != "" {
 		h.turn = strings.Split(*turn, ",")
 	}
@@ -62,7 +68,16 @@ func (h *host) run(ctx context.Context, addr string) error {
 	srv := peer.NewServer(opts)
 	mux := http.NewServeMux()
 	mux.Handle("/", srv)
+	mux.Handle("/peerjs/web/", web.Handler())
+	if h.pages != "" {
+		mux.Handle("GET /pages/", http.StripPrefix("/pages/", http.FileServer(http.Dir(h.pages))))
+	}
 	mux.HandleFunc("POST /close", func(w http.ResponseWriter, r *http.Request) { h.close(w, r, srv) })
+	mux.HandleFunc("POST /kick", func(w http.ResponseWriter, r *http.Request) {
+		if c := srv.Realm().Client(r.FormValue("id")); c == nil || !srv.Realm().Leave(r.FormValue("room"), c) {
+			http.NotFound(w, r)
+		}
+	})
 	mux.HandleFunc("GET /ice", func(w http.ResponseWriter, r *http.Request) {
 		json.NewEncoder(w).Encode(map[string]any{"iceServers": h.servers(r.FormValue("user"))})
 	})
