@@ -2,7 +2,7 @@
 // docs/web.md explains join and ice, and rooms.d.mts has their types.
 
 export function join(peer, name, data) {
-  const { socket } = peer; // the same after a reconnect
+  let { socket } = peer;
   const members = new Map(); // id -> data, or undefined; this peer included
   let me; // peer.id is null while the peer is not connected
   let isIn = false; // whether the server counts this peer in; null: no answer since OPEN
@@ -38,10 +38,11 @@ export function join(peer, name, data) {
   function ask() {
     me = peer.id;
     isIn = null;
-    socket.send({ type: over ? "ROOM-LEAVE" : "ROOM-JOIN", payload: { room: name, data } });
-    if (!over) return;
-    peer.off("open", ask);
     socket.off("message", hear);
+    socket = peer.socket; // after a reconnect, PeerJS 1.0 has another one
+    if (over) peer.off("open", ask);
+    else socket.on("message", hear);
+    socket.send({ type: over ? "ROOM-LEAVE" : "ROOM-JOIN", payload: { room: name, data } });
   }
 
   function hear({ type, payload }) {
@@ -65,10 +66,10 @@ export function join(peer, name, data) {
   const others = () => [...members.keys()].filter((id) => id !== me);
 
   function broadcast(data) {
-    const isOpen = ({ type, open }) => type === "data" && open;
+    const isOpen = (c) => c.type === "data" && c.open;
     const known = new Map(Object.entries(peer.connections));
     const found = others().flatMap((id) => known.get(id)?.find(isOpen) ?? []);
-    for (const connection of found) connection.send(data);
+    for (const c of found) c.send(data);
     return found.length;
   }
 
@@ -78,7 +79,7 @@ export function join(peer, name, data) {
     // While the peer is not connected, the server may still count it in, and it keeps the peer
     // in the room if the peer reconnects soon. So the room leaves at the next OPEN.
     if (peer.open) ask();
-    update(new Map(), "left");
+    out("left");
   }
 
   const room = Object.assign(new EventTarget(), { name, members, others, broadcast, leave });
