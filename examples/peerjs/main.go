@@ -65,6 +65,9 @@ A PeerJS signalling server. Clients of it are made with
                               use HTTPS, since browsers send the password as it is
                               (default: the variable PEER_CONSOLE, which a list of
                               processes does not show)
+      --turn URL              tell clients to use this TURN server, for example
+                              turn:turn.example.com:3478; once for each URL. The
+                              variable TURN_SECRET is the secret of the TURN server
       --healthcheck           ask the server that runs with these flags whether it
                               answers, and exit with 0 if it does, with 1 if not
       --version               print the version
@@ -128,6 +131,7 @@ type config struct {
 	port            int
 	sslkey, sslcert string
 	console         string // user:password; empty means no console
+	turn            []string
 	opts            peer.Options
 
 	version, healthcheck bool // do this in the place of serving
@@ -162,6 +166,9 @@ func parse(args []string, getenv func(string) string) (config, error) {
 	if cfg.console == "" {
 		cfg.console = getenv("PEER_CONSOLE")
 	}
+	if err := setICEServers(&cfg, getenv("TURN_SECRET")); err != nil {
+		return cfg, err
+	}
 	return cfg, checkConsole(cfg)
 }
 
@@ -186,6 +193,7 @@ func newFlagSet(cfg *config) *flag.FlagSet {
 	value(setText(&cfg.sslkey), "sslkey")
 	value(setText(&cfg.sslcert), "sslcert")
 	value(setText(&cfg.console), "console")
+	value(addTURN(&cfg.turn), "turn")
 
 	fs.BoolVar(&cfg.version, "version", false, "")
 	fs.BoolVar(&cfg.healthcheck, "healthcheck", false, "")

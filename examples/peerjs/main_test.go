@@ -171,7 +171,7 @@ func TestUsageAndFlagsAreTheSame(t *testing.T) {
 	}
 	for _, name := range []string{"port", "p", "host", "H", "path", "key", "k", "expire_timeout", "t", "alive_timeout",
 		"concurrent_limit", "c", "allow_discovery", "allow_override_connect", "cors", "sslkey", "sslcert", "proxied", "console",
-		"healthcheck", "version"} {
+		"healthcheck", "version", "turn"} {
 		require.NotNil(t, fs.Lookup(name), name)
 		require.True(t, told[name], "usage does not tell of %s", name)
 	}
