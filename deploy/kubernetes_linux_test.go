@@ -1,0 +1,171 @@
+package deploy
+
+import (
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// at returns what stands in a document of YAML at a path of keys and indexes, and nil if nothing does.
+func at(doc any, path ...any) any {
+	for _, step := range path {
+		switch step := step.(type) {
+		case string:
+			m, _ := doc.(map[string]any)
+			doc = m[step]
+		case int:
+			list, _ := doc.([]any)
+			if step >= len(list) {
+				return nil
+			}
+			doc = list[step]
+		}
+	}
+	return doc
+}
+
+// manifests returns the objects of a file by kind and name, as "Service peer".
+func manifests(t *testing.T, file string) map[string]any {
+	t.Helper()
+	found := make(map[string]any)
+	for _, text := range strings.Split(readText(t, file), "\n---\n") {
+		doc := decode[map[string]any](t, text)
+		name := fmt.Sprint(doc["kind"], " ", at(doc, "metadata", "name"))
+		require.NotContains(t, found, name)
+		found[name] = doc
+	}
+	return found
+}
+
+// pod is at, below the specification of the pods of a Deployment.
+func pod(doc any, path ...any) any { return at(at(doc, "spec", "template", "spec"), path...) }
+
+func words(list any) (words []string) {
+	for i := 0; at(list, i) != nil; i++ {
+		words = append(words, at(list, i).(string))
+	}
+	return words
+}
+
+func TestTheManifestsOfKubernetesFitTogether(t *testing.T) {
+	files, err := filepath.Glob("kubernetes/*.yaml")
+	require.NoError(t, err)
+	require.Len(t, files, 3)
+	for _, file := range files {
+		objects := manifests(t, file)
+		for name, doc := range objects {
+			kind, _, _ := strings.Cut(name, " ")
+			switch kind {
+			case "Deployment":
+				labels := at(doc, "spec", "template", "metadata", "labels")
+				assert.Equal(t, labels, at(doc, "spec", "selector", "matchLabels"), "%s %s", file, name)
+				assert.Equal(t, true, pod(doc, "securityContext", "runAsNonRoot"), "%s %s", file, name)
+				security := pod(doc, "containers", 0, "securityContext")
+				assert.Equal(t, false, at(security, "allowPrivilegeEscalation"), "%s %s", file, name)
+				assert.Equal(t, []any{"ALL"}, at(security, "capabilities", "drop"), "%s %s", file, name)
+			case "Service":
+				target := at(objects, strings.Replace(name, kind, "Deployment", 1))
+				require.NotNil(t, target, "%s %s", file, name)
+				assert.Equal(t, at(target, "spec", "template", "metadata", "labels"), at(doc, "spec", "selector"), "%s %s", file, name)
+				port := at(doc, "spec", "ports", 0, "targetPort")
+				if port == nil {
+					port = at(doc, "spec", "ports", 0, "port")
+				}
+				own := pod(target, "containers", 0, "ports", 0)
+				assert.Contains(t, []any{at(own, "containerPort"), at(own, "name")}, port, "%s %s", file, name)
+			case "PodDisruptionBudget", "NetworkPolicy":
+				target := at(objects, strings.Replace(name, kind, "Deployment", 1))
+				labels := at(doc, "spec", map[string]string{"PodDisruptionBudget": "selector", "NetworkPolicy": "podSelector"}[kind], "matchLabels")
+				assert.Equal(t, at(target, "spec", "template", "metadata", "labels"), labels, "%s %s", file, name)
+			case "Ingress":
+				for _, other := range []string{"kubernetes/one.yaml", "kubernetes/cluster.yaml"} {
+					backend := at(doc, "spec", "rules", 0, "http", "paths", 0, "backend", "service")
+					service := at(manifests(t, other), fmt.Sprint("Service ", at(backend, "name")))
+					require.NotNil(t, service, other)
+					assert.Equal(t, at(service, "spec", "ports", 0, "name"), at(backend, "port", "name"), other)
+				}
+				assert.Equal(t, at(doc, "spec", "rules", 0, "host"), at(doc, "spec", "tls", 0, "hosts", 0))
+			default:
+				t.Errorf("%s: no test knows the kind of %s", file, name)
+			}
+		}
+	}
+}
+
+// The programs accept the flags, and answer the probes.
+func TestTheServersOfKubernetesAnswerTheirProbes(t *testing.T) {
+	for file, program := range map[string]string{"one.yaml": "peerjs", "cluster.yaml": "cluster"} {
+		doc := at(manifests(t, "kubernetes/"+file), "Deployment peer")
+		args := words(pod(doc, "containers", 0, "args"))
+		requireFlags(t, program, args, nil)
+
+		flags := []string{}
+		if program == "cluster" {
+			flags = []string{"--redis", "redis://" + freeAddr(t)} // nobody is there
+		}
+		_, addr := startServer(t, program, flags, nil)
+		want := map[string]int{"/": http.StatusOK, "/healthz": http.StatusOK, "/readyz": http.StatusServiceUnavailable}
+		for _, probe := range []string{"startupProbe", "readinessProbe", "livenessProbe"} {
+			path, ok := pod(doc, "containers", 0, probe, "httpGet", "path").(string)
+			if !ok {
+				require.Equal(t, "startupProbe", probe)
+				continue
+			}
+			require.Equal(t, want[path], status(t, http.DefaultClient, "http://"+addr+path), path)
+		}
+
+		grace := time.Duration(pod(doc, "terminationGracePeriodSeconds").(int)) * time.Second
+		if sleep, ok := pod(doc, "containers", 0, "lifecycle", "preStop", "sleep", "seconds").(int); ok {
+			grace -= time.Duration(sleep) * time.Second
+		}
+		require.Greater(t, grace, drainTimeout(t, program), file)
+	}
+}
+
+// requirePart wants each key of part to be in whole, with the same value.
+func requirePart(t *testing.T, part, whole any, where string) {
+	t.Helper()
+	switch part := part.(type) {
+	case map[string]any:
+		for key, value := range part {
+			requirePart(t, value, at(whole, key), where+"."+key)
+		}
+	case []any:
+		for i, value := range part {
+			requirePart(t, value, at(whole, i), fmt.Sprint(where, ".", i))
+		}
+	default:
+		require.Equal(t, part, whole, where)
+	}
+}
+
+func TestThePageAboutClustersShowsTheManifest(t *testing.T) {
+	block := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindStringSubmatch(readText(t, "../docs/cluster.md"))
+	require.NotNil(t, block)
+	shown := at(decode[map[string]any](t, block[1]), "spec")
+	require.NotNil(t, shown)
+	requirePart(t, shown, pod(at(manifests(t, "kubernetes/cluster.yaml"), "Deployment peer")), "spec")
+}
+
+// A release changes all of them at once.
+func TestAllFilesNameImagesOfOneVersion(t *testing.T) {
+	found := make(map[string][]string)
+	for _, pattern := range []string{"*.yml", "kubernetes/*.yaml", "../docs/*.md"} {
+		files, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		require.NotEmpty(t, files)
+		for _, file := range files {
+			for _, image := range regexp.MustCompile(`ghcr\.io/gopeerjs/[\w-]+:([\w.]+\w)`).FindAllStringSubmatch(readText(t, file), -1) {
+				found[image[1]] = append(found[image[1]], file)
+			}
+		}
+	}
+	require.Len(t, found, 1, "%v", found)
+}
