@@ -1,5 +1,5 @@
 // The files of package web in browsers: the page of docs/web.md, and rooms and ICE servers with
-// PeerJS as the server has it, and in each other version that package.json names.
+// PeerJS as the server has it (1.5.5), and in each other version that package.json names.
 import assert from 'node:assert/strict';
 import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -21,14 +21,14 @@ const testPage = (script) => `<!doctype html><meta charset="utf-8"><title>rooms<
   import { ice, join } from "/peerjs/web/rooms.mjs"
   Object.assign(window, { ice, join })
 </script>`;
-const versions = Object.keys(JSON.parse(read('package.json')).devDependencies).filter((name) => /^peerjs/.test(name));
+const versions = Object.keys(JSON.parse(read('package.json')).devDependencies).filter((name) => /^peerjs-/.test(name));
 for (const name of versions) {
   copyFileSync(path.join(here, 'node_modules', name, 'dist/peerjs.min.js'), path.join(pages.path, `${name}.js`));
   writeFileSync(path.join(pages.path, `${name}.html`), testPage(`${name}.js`));
 }
 writeFileSync(path.join(pages.path, 'served.html'), testPage('/peerjs/web/peerjs.min.js'));
 
-const turn = 'turn:127.0.0.1:9?transport=udp'; // nobody has to answer there
+const turn = 'turn:127.0.0.1:34789?transport=udp'; // nobody has to answer there
 const server = await startServer('e2e/host', ['-pages', pages.path, '-turn', turn, '-secret', 'xyz']);
 after(async () => {
   await server.stop();
