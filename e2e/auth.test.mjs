@@ -6,10 +6,7 @@ import { newPage, sleep, startServer, test } from './lib.mjs';
 
 const passwords = { alice: 'wonderland', bob: 'builder', carol: 'singer' };
 
-const server = await startServer('examples/auth', [
-  '-addr', '127.0.0.1:0',
-  '-peerjs', 'e2e/node_modules/peerjs/dist/peerjs.min.js',
-]);
+const server = await startServer('examples/auth', ['-addr', '127.0.0.1:0']);
 after(() => server.stop());
 
 // Rooms keep the tests apart.
@@ -99,6 +96,30 @@ test('a second device takes the id over, and the first does not take it back', a
   await wantState(phone, `Online as ${id}`);
   await wantState(laptop, `${id} is in use on another device`);
   await wantToHear(bob, phone, `bob-${room}`, id);
+});
+
+test('a page shows who else is in the room, also after a reconnect', async (t) => {
+  const room = newRoom();
+  const alice = await newDevice(t, 'alice', room);
+  await alice.waitForText('#others', 'Also in the room: nobody');
+  const bob = await newDevice(t, 'bob', room);
+  await newDevice(t, 'carol', newRoom());
+  for (const [page, other] of [[alice, 'bob'], [bob, 'alice']]) {
+    await page.wait(other, (text) => document.querySelector('#others').textContent === text, [
+      `Also in the room: ${other}-${room}`,
+    ]);
+  }
+  await bob.evaluate(() => {
+    window.shown = [];
+    const others = document.querySelector('#others');
+    new MutationObserver(() => shown.push(others.textContent)).observe(others, { childList: true });
+  });
+  await alice.evaluate(() => peer.disconnect()); // the page reconnects after a second
+  await bob.wait('alice to go and come back', () => shown.length >= 2);
+  const texts = ['nobody', `alice-${room}`].map((who) => `Also in the room: ${who}`);
+  assert.deepEqual(await bob.evaluate(() => shown), texts);
+  await bob.close();
+  await alice.waitForText('#others', 'Also in the room: nobody');
 });
 
 test('a page that is reloaded is online again at once', async (t) => {

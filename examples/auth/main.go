@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/web"
 )
 
 //go:embed page.html
@@ -48,8 +49,7 @@ var roomName = regexp.MustCompile(`^[a-z0-9]{1,32}$`)
 
 // site is the application, without what a [peer.Server] does for it.
 type site struct {
-	key    key
-	script []byte // the PeerJS client; nil: the page gets it from a CDN
+	key key
 }
 
 func (s *site) login(w http.ResponseWriter, r *http.Request) {
@@ -124,54 +124,51 @@ func sameRoom(from *peer.Client, m peer.Message) error {
 	return nil
 }
 
+// ownRoom lets a page join the room of its user, so that it is told who is there. The ids say
+// that already, so a page sends no data.
+func ownRoom(c *peer.Client, room string, _ json.RawMessage) error {
+	if own := c.User().(ticket).Room; room != own {
+		return &peer.Reject{Message: fmt.Sprintf("Your room is %q", own)}
+	}
+	return nil
+}
+
 // handler returns the whole application, and the part of it that has to be shut down.
 func (s *site) handler(logger *slog.Logger) (http.Handler, *peer.Server) {
 	srv := peer.NewServer(peer.Options{
 		Authenticate:  s.authenticate,
 		AllowOverride: sameUser,
 		Authorize:     sameRoom,
+		AllowJoin:     ownRoom,
 		RelayTypes:    []peer.MessageType{"CHAT"}, // the page's own: text that goes through the server
 		Logger:        logger,
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/peerjs/", srv)
+	mux.Handle("/peerjs/web/", web.Handler()) // PeerJS, and the module that joins the room
 	mux.HandleFunc("POST /login", s.login)
 	mux.HandleFunc("POST /token", s.token)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { w.Write(page) })
-	mux.HandleFunc("GET /peerjs.js", func(w http.ResponseWriter, r *http.Request) {
-		if s.script == nil {
-			http.Redirect(w, r, "https://unpkg.com/peerjs@1.5.5/dist/peerjs.min.js", http.StatusFound)
-			return
-		}
-		w.Header().Set("Content-Type", "text/javascript; charset=utf-8")
-		w.Write(s.script)
-	})
 	// Pages of other sites must not log their visitors in here.
 	return http.NewCrossOriginProtection().Handler(mux), srv
 }
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "`address` to listen on")
-	script := flag.String("peerjs", "", "`file` with the PeerJS client (default: from unpkg.com)")
 	flag.Parse()
 	logger := slog.New(slog.NewTextHandler(os.Stdout, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // so that a second signal ends the program at once
-	if err := run(ctx, *addr, *script, os.Getenv("AUTH_KEY"), logger); err != nil {
+	if err := run(ctx, *addr, os.Getenv("AUTH_KEY"), logger); err != nil {
 		logger.Error("auth has failed", "err", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, addr, script, key string, logger *slog.Logger) (err error) {
+func run(ctx context.Context, addr, key string, logger *slog.Logger) (err error) {
 	s := new(site)
 	if s.key, err = newKey(key); err != nil {
 		return err
-	}
-	if script != "" {
-		if s.script, err = os.ReadFile(script); err != nil {
-			return err
-		}
 	}
 	handler, srv := s.handler(logger)
 	hs := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 20 * time.Second}

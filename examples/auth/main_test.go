@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -368,31 +366,29 @@ func TestAKeyOfItsOwnOutlivesTheProgram(t *testing.T) {
 	require.ErrorContains(t, err, "AUTH_KEY must have at least 32 bytes")
 }
 
-func TestTheClientComesFromAFileOrTheCDN(t *testing.T) {
-	s := newSite(t)
-	h, srv := s.handler(quiet)
-	defer srv.Close()
-	get := func() *http.Response {
-		res := httptest.NewRecorder()
-		h.ServeHTTP(res, httptest.NewRequest("GET", "/peerjs.js", nil))
-		return res.Result()
-	}
-	require.Equal(t, http.StatusFound, get().StatusCode)
-	require.Contains(t, get().Header.Get("Location"), "https://unpkg.com/peerjs@")
-	s.script = []byte("the client")
-	require.Equal(t, http.StatusOK, get().StatusCode)
-	require.Equal(t, "text/javascript; charset=utf-8", get().Header.Get("Content-Type"))
+func TestAPageJoinsTheRoomOfItsUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		alice, bob := r.online("alice", "blue"), r.online("bob", "blue")
+		join := func(c *peertest.Client, room string, kind peer.MessageType, answer string) {
+			t.Helper()
+			c.Send(peer.TypeRoomJoin, "", map[string]string{"room": room})
+			require.JSONEq(t, answer, string(c.Expect(kind).Payload))
+		}
+		join(alice, "blue", peer.TypeRoomMembers, `{"room":"blue","members":["alice-blue"]}`)
+		join(bob, "blue", peer.TypeRoomMembers, `{"room":"blue","members":["alice-blue","bob-blue"]}`)
+		require.JSONEq(t, `{"room":"blue","id":"bob-blue"}`, string(alice.Expect(peer.TypeRoomJoined).Payload))
+		join(bob, "red", peer.TypeRoomRefused, `{"room":"red","msg":"Your room is \"blue\""}`)
+	})
 }
 
 func TestTheWholeLifeOfTheProgram(t *testing.T) {
-	script := filepath.Join(t.TempDir(), "client.js")
-	require.NoError(t, os.WriteFile(script, []byte("the client"), 0o600))
 	key := strings.Repeat("k", 32)
 	ctx, quit := context.WithCancel(t.Context())
 	log, out := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		done <- run(ctx, "127.0.0.1:0", script, key, slog.New(slog.NewTextHandler(out, nil)))
+		done <- run(ctx, "127.0.0.1:0", key, slog.New(slog.NewTextHandler(out, nil)))
 		out.Close()
 	}()
 	line := make([]byte, 1000)
@@ -403,7 +399,10 @@ func TestTheWholeLifeOfTheProgram(t *testing.T) {
 	go io.Copy(io.Discard, log)
 
 	address := string(found[1])
-	for path, want := range map[string]string{"/": "<title>auth</title>", "/peerjs.js": "the client", "/peerjs/": "PeerJS"} {
+	for path, want := range map[string]string{
+		"/": "<title>auth</title>", "/peerjs/": "PeerJS",
+		"/peerjs/web/peerjs.min.js": "window.Peer=", "/peerjs/web/rooms.mjs": "export function join",
+	} {
 		res, err := http.Get(address + path)
 		require.NoError(t, err)
 		body, err := io.ReadAll(res.Body)
@@ -430,7 +429,6 @@ func TestTheWholeLifeOfTheProgram(t *testing.T) {
 		t.Fatal("the program did not end")
 	}
 
-	require.Error(t, run(t.Context(), "127.0.0.1:0", script+"x", key, quiet))
-	require.Error(t, run(t.Context(), "127.0.0.1:0", "", "short", quiet))
-	require.Error(t, run(t.Context(), "127.0.0.1:-1", "", key, quiet))
+	require.Error(t, run(t.Context(), "127.0.0.1:0", "short", quiet))
+	require.Error(t, run(t.Context(), "127.0.0.1:-1", key, quiet))
 }
