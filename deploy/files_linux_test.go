@@ -97,7 +97,8 @@ func TestTheComposeFile(t *testing.T) {
 // The time that a server needs to tell its clients, as its source has it.
 func drainTimeout(t *testing.T, program string) time.Duration {
 	t.Helper()
-	found := regexp.MustCompile(`const drainTimeout = (\d+) \* time\.Second`).FindStringSubmatch(readText(t, "../examples/"+program+"/main.go"))
+	source := readText(t, "../examples/"+program+"/main.go")
+	found := regexp.MustCompile(`const drainTimeout = (\d+) \* time\.Second`).FindStringSubmatch(source)
 	require.NotNil(t, found)
 	seconds, err := strconv.Atoi(found[1])
 	require.NoError(t, err)

@@ -73,7 +73,8 @@ func TestTheManifestsOfKubernetesFitTogether(t *testing.T) {
 			case "Service":
 				target := at(objects, strings.Replace(name, kind, "Deployment", 1))
 				require.NotNil(t, target, "%s %s", file, name)
-				assert.Equal(t, at(target, "spec", "template", "metadata", "labels"), at(doc, "spec", "selector"), "%s %s", file, name)
+				labels := at(target, "spec", "template", "metadata", "labels")
+				assert.Equal(t, labels, at(doc, "spec", "selector"), "%s %s", file, name)
 				port := at(doc, "spec", "ports", 0, "targetPort")
 				if port == nil {
 					port = at(doc, "spec", "ports", 0, "port")
@@ -82,7 +83,8 @@ func TestTheManifestsOfKubernetesFitTogether(t *testing.T) {
 				assert.Contains(t, []any{at(own, "containerPort"), at(own, "name")}, port, "%s %s", file, name)
 			case "PodDisruptionBudget", "NetworkPolicy":
 				target := at(objects, strings.Replace(name, kind, "Deployment", 1))
-				labels := at(doc, "spec", map[string]string{"PodDisruptionBudget": "selector", "NetworkPolicy": "podSelector"}[kind], "matchLabels")
+				selector := map[string]string{"PodDisruptionBudget": "selector", "NetworkPolicy": "podSelector"}[kind]
+				labels := at(doc, "spec", selector, "matchLabels")
 				assert.Equal(t, at(target, "spec", "template", "metadata", "labels"), labels, "%s %s", file, name)
 			case "Ingress":
 				for _, other := range []string{"kubernetes/one.yaml", "kubernetes/cluster.yaml"} {
@@ -156,13 +158,13 @@ func TestThePageAboutClustersShowsTheManifest(t *testing.T) {
 
 // A release changes all of them at once.
 func TestAllFilesNameImagesOfOneVersion(t *testing.T) {
-	found := make(map[string][]string)
+	named, found := regexp.MustCompile(`ghcr\.io/gopeerjs/[\w-]+:([\w.]+\w)`), make(map[string][]string)
 	for _, pattern := range []string{"*.yml", "kubernetes/*.yaml", "../docs/*.md"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
 		require.NotEmpty(t, files)
 		for _, file := range files {
-			for _, image := range regexp.MustCompile(`ghcr\.io/gopeerjs/[\w-]+:([\w.]+\w)`).FindAllStringSubmatch(readText(t, file), -1) {
+			for _, image := range named.FindAllStringSubmatch(readText(t, file), -1) {
 				found[image[1]] = append(found[image[1]], file)
 			}
 		}

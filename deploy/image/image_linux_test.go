@@ -160,7 +160,8 @@ func runInside(t *testing.T, all archive, images []descriptor) {
 	inside := func(args ...string) *exec.Cmd {
 		cmd := exec.CommandContext(t.Context(), "/peerjs", args...)
 		cmd.Dir, cmd.Env = "/", []string{}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: dir, Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, Pdeathsig: syscall.SIGKILL}
+		nobody := &syscall.Credential{Uid: 65534, Gid: 65534}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: dir, Credential: nobody, Pdeathsig: syscall.SIGKILL}
 		return cmd
 	}
 	version, err := inside("--version").CombinedOutput()

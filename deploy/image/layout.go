@@ -193,8 +193,8 @@ func (l *layout) writeTo(w io.Writer, t time.Time) error {
 func writeTar(w io.Writer, t time.Time, files []entry) error {
 	tw := tar.NewWriter(w)
 	for _, f := range files {
-		h := &tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: f.mode, Size: int64(len(f.data)), ModTime: t, Format: tar.FormatUSTAR}
-		if err := tw.WriteHeader(h); err != nil {
+		h := tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.data)), ModTime: t, Format: tar.FormatUSTAR}
+		if err := tw.WriteHeader(&h); err != nil {
 			return err
 		}
 		if _, err := tw.Write(f.data); err != nil {
