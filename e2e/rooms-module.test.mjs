@@ -219,6 +219,7 @@ test('a listener may leave the room', () => {
       assert.ok(text[0] === '+' ? !now.has(id) && now.add(id) : now.delete(id), `${type}: ${told}`);
     }
     assert.deepEqual([now.size, room.members.size], [0, 0], `${type}: ${told}`);
+    assert.equal(told.filter((text) => text[0] === '=').length, type === 'members' ? 1 : 0, `${type}: ${told}`);
   }
 });
 
