@@ -23,7 +23,6 @@ async function logIn(page, user, room, password = passwords[user]) {
 // newDevice opens the page, logs a user in, and waits until the page is online.
 async function newDevice(t, user, room) {
   const page = await newPage(t, server.url);
-  page.acceptDialogs(); // answers calls
   await logIn(page, user, room);
   await wantState(page, `Online as ${user}-${room}`);
   return page;
@@ -80,7 +79,7 @@ test('a second device takes the id over, and the first does not take it back', a
   await wantState(phone, `${id} is in use on another device`);
 
   // It shows so and leaves it at that. Even if it did not, its token does not work now.
-  const taken = `unavailable-id: ID "${id}" is taken`;
+  const taken = `ID "${id}" is taken.`;
   for (let tries = 1; tries <= 5; tries++) {
     await phone.evaluate(() => peer.reconnect());
     await wantLine(phone, taken, tries);
@@ -137,7 +136,7 @@ test('a page whose token is refused gets a new one', async (t) => {
     peer.disconnect();
   });
   await wantState(alice, 'Offline');
-  await wantLine(alice, 'server-error: Your token is not valid');
+  await wantLine(alice, 'Your token is not valid.');
   await wantState(alice, `Online as alice-${room}`);
 });
 
@@ -160,6 +159,8 @@ test('a call inside the room shows moving pictures on both sides', async (t) => 
   const bob = await newDevice(t, 'bob', room);
   await alice.fill('[name=dst]', `bob-${room}`);
   await alice.click('[name=call]');
+  await bob.waitForText('#caller', `alice-${room} is calling.`);
+  await bob.click('#answer');
   for (const page of [alice, bob]) {
     await page.run('a moving picture', async () => {
       const video = document.querySelector('video');
@@ -171,6 +172,18 @@ test('a call inside the room shows moving pictures on both sides', async (t) => 
   }
   await alice.click('#hangup');
   await bob.wait('no picture', () => !document.querySelector('video').srcObject);
+});
+
+test('the caller reads that a call is declined', async (t) => {
+  const room = newRoom();
+  const alice = await newDevice(t, 'alice', room);
+  const bob = await newDevice(t, 'bob', room);
+  await alice.fill('[name=dst]', `bob-${room}`);
+  await alice.click('[name=call]');
+  await bob.waitForText('#caller', `alice-${room} is calling.`);
+  await bob.click('#decline');
+  await wantLine(alice, `bob-${room}: I cannot answer your call now.`);
+  await bob.wait('no question', () => !document.querySelector('#ringing').checkVisibility());
 });
 
 test('a call into another room is refused at once', async (t) => {
@@ -192,7 +205,7 @@ test('a call into another room is refused at once', async (t) => {
 
   await alice.fill('[name=dst]', `carol-${other}`);
   await alice.click('[name=call]');
-  await wantLine(alice, `peer-unavailable: Could not connect to peer carol-${other}`, 2);
+  await wantLine(alice, `Could not connect to peer carol-${other}.`, 2);
   assert.equal(await countLines(carol), 0);
 });
 

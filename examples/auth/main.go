@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/examples/internal/look"
 	"github.com/gopeerjs/peer/web"
 )
 
@@ -146,6 +147,7 @@ func (s *site) handler(logger *slog.Logger) (http.Handler, *peer.Server) {
 	mux := http.NewServeMux()
 	mux.Handle("/peerjs/", srv)
 	mux.Handle("/peerjs/web/", web.Handler()) // PeerJS, and the module that joins the room
+	mux.HandleFunc("GET /look.css", look.Serve)
 	mux.HandleFunc("POST /login", s.login)
 	mux.HandleFunc("POST /token", s.token)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { w.Write(page) })

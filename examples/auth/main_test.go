@@ -400,7 +400,7 @@ func TestTheWholeLifeOfTheProgram(t *testing.T) {
 
 	address := string(found[1])
 	for path, want := range map[string]string{
-		"/": "<title>auth</title>", "/peerjs/": "PeerJS",
+		"/": "<title>auth</title>", "/peerjs/": "PeerJS", "/look.css": ":root",
 		"/peerjs/web/peerjs.min.js": "window.Peer=", "/peerjs/web/rooms.mjs": "export function join",
 	} {
 		res, err := http.Get(address + path)

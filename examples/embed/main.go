@@ -6,10 +6,10 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,19 +20,12 @@ import (
 	"time"
 
 	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/examples/internal/look"
+	"github.com/gopeerjs/peer/web"
 )
 
-const page = `<!doctype html>
-<title>embed</title>
-<p>This page is peer <b id="id">…</b>. <a href="/online">How many are online?</a></p>
-<script src="https://unpkg.com/peerjs@1.5.5/dist/peerjs.min.js"></script>
-<script>
-	const secure = location.protocol === "https:"
-	const port = location.port || (secure ? 443 : 80)
-	const peer = new Peer({host: location.hostname, port, path: "/peerjs", secure})
-	peer.on("open", id => { document.getElementById("id").textContent = id })
-</script>
-`
+//go:embed page.html
+var page []byte
 
 // newSite returns the whole application, and the part of it that has to be shut down.
 func newSite(logger *slog.Logger) (http.Handler, *peer.Server) {
@@ -46,7 +39,9 @@ func newSite(logger *slog.Logger) (http.Handler, *peer.Server) {
 
 	mux := http.NewServeMux()
 	mux.Handle("/peerjs/", srv)
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, page) })
+	mux.Handle("/peerjs/web/", web.Handler()) // PeerJS itself, so that the page needs no other host
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { w.Write(page) })
+	mux.HandleFunc("GET /look.css", look.Serve)
 	mux.HandleFunc("GET /online", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, online.Load(), "online") })
 	return mux, srv
 }

@@ -137,11 +137,13 @@ func TestTheOtherRoutesAreThere(t *testing.T) {
 		status int
 		kind   string
 	}{
-		"/":                 {200, "text/html; charset=utf-8"},
-		"/online":           {200, "text/plain; charset=utf-8"},
-		"/peerjs/":          {200, "application/json"},
-		"/peerjs/peerjs/id": {200, "text/html; charset=utf-8"},
-		"/nothing":          {404, "text/plain; charset=utf-8"},
+		"/":                         {200, "text/html; charset=utf-8"},
+		"/look.css":                 {200, "text/css; charset=utf-8"},
+		"/online":                   {200, "text/plain; charset=utf-8"},
+		"/peerjs/":                  {200, "application/json"},
+		"/peerjs/web/peerjs.min.js": {200, "text/javascript; charset=utf-8"},
+		"/peerjs/peerjs/id":         {200, "text/html; charset=utf-8"},
+		"/nothing":                  {404, "text/plain; charset=utf-8"},
 	} {
 		res, err := r.HTTPClient().Get(r.URL + path)
 		require.NoError(t, err)

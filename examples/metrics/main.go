@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"flag"
 	"log/slog"
@@ -25,7 +26,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/examples/internal/look"
+	"github.com/gopeerjs/peer/web"
 )
+
+//go:embed page.html
+var page []byte
 
 // newSite returns the whole application, and the part of it that has to be shut down.
 func newSite(opts peer.Options) (http.Handler, *peer.Server) {
@@ -46,6 +52,9 @@ func newSite(opts peer.Options) (http.Handler, *peer.Server) {
 	// business: on the internet, keep /metrics behind the proxy or on a second listener.
 	mux := http.NewServeMux()
 	mux.Handle("/peerjs/", timed)
+	mux.Handle("/peerjs/web/", web.Handler())
+	mux.HandleFunc("GET /look.css", look.Serve)
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { w.Write(page) })
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	return mux, srv
 }
@@ -69,7 +78,7 @@ func run(ctx context.Context, addr string, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	logger.Info("listening", "url", "http://"+l.Addr().String())
+	logger.Info("listening", "url", "http://"+l.Addr().String()+"/")
 	failed := make(chan error, 1)
 	go func() { failed <- hs.Serve(l) }()
 	select {

@@ -432,7 +432,16 @@ func TestTheWholeLifeOfTheProgram(t *testing.T) {
 	log := make(lines, 100)
 	done := make(chan error, 1)
 	go func() { done <- run(ctx, "127.0.0.1:0", slog.New(slog.NewTextHandler(log, nil))) }()
-	r := &rig{t: t, url: log.want(t, `msg=listening url=(http://127\.0\.0\.1:[1-9][0-9]*)$`)[0]}
+	r := &rig{t: t, url: log.want(t, `msg=listening url=(http://127\.0\.0\.1:[1-9][0-9]*)/$`)[0]}
+	for path, text := range map[string]string{"/": `href="/metrics"`, "/look.css": ":root", "/peerjs/web/peerjs.min.js": "window.Peer="} {
+		res, err := http.Get(r.url + path)
+		require.NoError(t, err)
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, res.StatusCode, path)
+		require.Contains(t, string(body), text, path)
+	}
 	a := r.dial("peerjs", "alice", "1")
 	a.want(open)
 	log.want(t, `connected.*id=alice`)

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,7 +22,12 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/examples/internal/look"
+	"github.com/gopeerjs/peer/web"
 )
+
+//go:embed page.html
+var page []byte
 
 // newSite returns the whole application, and the part of it that has to be shut down.
 func newSite(logger *slog.Logger) (http.Handler, *peer.Server) {
@@ -45,7 +51,10 @@ func newSite(logger *slog.Logger) (http.Handler, *peer.Server) {
 
 	r := chi.NewRouter()
 	r.Use(middleware.RequestID, middleware.Recoverer)
-	r.Get("/", func(w http.ResponseWriter, _ *http.Request) {
+	r.Get("/", func(w http.ResponseWriter, _ *http.Request) { w.Write(page) })
+	r.Get("/look.css", look.Serve)
+	r.Handle("/web/*", web.Handler()) // PeerJS itself, so that the page needs no other host
+	r.Get("/online", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, srv.Realm().Len(), "online")
 	})
 	r.Route("/teams/{team}", func(r chi.Router) {

@@ -85,23 +85,34 @@ func TestEventsKnowTheParameterOfTheRoute(t *testing.T) {
 	r.wantEvent("+alice of red")
 	bob := r.dial("blue", "bob", open)
 	r.wantEvent("+bob of blue")
-	require.Equal(t, "2 online\n", r.get("/"))
+	require.Equal(t, "2 online\n", r.get("/online"))
 	require.Equal(t, "1 online\n", r.get("/teams/red/online"))
 
 	require.NoError(t, alice.Close(websocket.StatusNormalClosure, ""))
 	r.wantEvent("-alice of red: client closed")
 	bob.CloseNow()
 	r.wantEvent("-bob of blue: connection lost")
-	require.Equal(t, "0 online\n", r.get("/"))
+	require.Equal(t, "0 online\n", r.get("/online"))
 }
 
 func TestAnUnknownTeamIsTurnedAway(t *testing.T) {
 	r := newRig(t)
 	r.dial("green", "alice", `{"type":"ERROR","payload":{"msg":"There is no team \"green\""}}`)
-	require.Equal(t, "0 online\n", r.get("/"))
+	require.Equal(t, "0 online\n", r.get("/online"))
 }
 
 func TestAPageGetsAnIDThroughTheRouter(t *testing.T) {
 	r := newRig(t)
 	require.Len(t, r.get("/teams/red/peerjs/peerjs/id"), 36)
+}
+
+func TestThePageAndItsFilesAreThere(t *testing.T) {
+	r := newRig(t)
+	require.Contains(t, r.get("/"), "<title>chi</title>")
+	require.Contains(t, r.get("/look.css"), ":root")
+	require.Contains(t, r.get("/web/peerjs.min.js"), "window.Peer=")
+	for _, team := range []string{"red", "blue"} {
+		require.Contains(t, r.get("/"), `"?`+team+`"`)
+		require.Equal(t, "0 online\n", r.get("/teams/"+team+"/online"))
+	}
 }
