@@ -1,0 +1,96 @@
+package turn
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// A flow is a client's address and that of the socket at which it is served.
+type flow struct{ client, server netip.AddrPort }
+
+func flowOf(client, server net.Addr) (f flow, ok bool) {
+	var known bool
+	f.client, known = addrPortOf(client)
+	f.server, ok = addrPortOf(server)
+	return f, ok && known
+}
+
+// The kinds of a STUN message (RFC 8489, section 5).
+const (
+	classRequest = 0
+	classError   = 3
+)
+
+// stunClass returns the class of a STUN message, or a negative number if p is none.
+func stunClass(p []byte) int {
+	const header = 20
+	if len(p) < header || p[0]>>6 != 0 {
+		return -1
+	}
+	t := binary.BigEndian.Uint16(p)
+	return int(t>>7&2 | t>>4&1)
+}
+
+// A packetConn is a UDP socket at which clients are served. It lets neither a flood of wrong credentials reach
+// pion, nor pion answer floods from forged addresses, and it outlives errors.
+type packetConn struct {
+	s     *Server
+	conn  net.PacketConn
+	local net.Addr
+	ended sync.Once
+}
+
+// ReadFrom returns the next packet. It returns an error only when the server closes.
+func (c *packetConn) ReadFrom(p []byte) (int, net.Addr, error) {
+	for {
+		n, addr, err := c.conn.ReadFrom(p)
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || c.s.isClosed() {
+				c.ended.Do(c.s.running.Done)
+				return 0, nil, err
+			}
+			c.s.failed(err)
+			continue
+		}
+		if stunClass(p[:n]) != classRequest || !c.refuses(addr) {
+			return n, addr, nil
+		}
+	}
+}
+
+// refuses reports whether a request belongs to a flood of wrong credentials. A client that has a relay is
+// heard, so that somebody behind the same NAT cannot end its call.
+func (c *packetConn) refuses(client net.Addr) bool {
+	f, ok := flowOf(client, c.local)
+	if ok && !c.s.wrong.over(groupOf(f.client.Addr())) {
+		return false
+	}
+	if _, known := c.s.flows.Load(f); known {
+		return false
+	}
+	c.s.refusals.count(refusedFlood)
+	return true
+}
+
+// WriteTo sends a packet to a client. Errors are answers to whoever sent a request, so their number is bounded
+// for each address: requests with a forged source make no flood of answers.
+func (c *packetConn) WriteTo(p []byte, addr net.Addr) (int, error) {
+	if stunClass(p) == classError {
+		if ap, ok := addrPortOf(addr); ok && !c.s.answers.take(groupOf(ap.Addr())) {
+			c.s.refusals.count(refusedFlood)
+			return len(p), nil
+		}
+	}
+	return c.conn.WriteTo(p, addr)
+}
+
+func (c *packetConn) Close() error        { return c.conn.Close() }
+func (c *packetConn) LocalAddr() net.Addr { return c.local }
+
+func (c *packetConn) SetDeadline(t time.Time) error      { return c.conn.SetDeadline(t) }
+func (c *packetConn) SetReadDeadline(t time.Time) error  { return c.conn.SetReadDeadline(t) }
+func (c *packetConn) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadline(t) }
