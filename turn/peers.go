@@ -81,26 +81,23 @@ func neverPeer(addr netip.Addr) bool {
 // peers decides with whom relays may talk. Relays call it for each packet.
 type peers struct {
 	public  netip.Addr // is told to pages
-	local   netip.Addr // where relays of this server reach each other on this machine
-	bound   netip.Addr // where relays are bound; may be unspecified
+	local   netip.Addr // where relays of this server reach each other on this machine; may be public too
 	allowed func(netip.Addr) bool
 	isRelay func(port uint16) bool // reports whether a port is that of a relay now
 }
 
 // isOwn reports whether an address is one of the server itself.
-func (p *peers) isOwn(addr netip.Addr) bool {
-	return addr == p.public || addr == p.local || addr == p.bound
-}
+func (p *peers) isOwn(addr netip.Addr) bool { return addr == p.public || addr == p.local }
 
 // allowsAddr reports whether any port of an address may be a peer.
 func (p *peers) allowsAddr(addr netip.Addr) bool {
 	if addr = addr.Unmap(); neverPeer(addr) || addr.Zone() != "" {
 		return false
 	}
-	if p.isOwn(addr) || !isSpecial(addr) {
-		return true
+	if p.isOwn(addr) {
+		return addr == p.public
 	}
-	return p.allowed != nil && p.allowed(addr)
+	return !isSpecial(addr) || p.allowed != nil && p.allowed(addr)
 }
 
 // to returns where a packet for a peer has to be sent. The server's own public address stands for its relays

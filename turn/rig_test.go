@@ -273,3 +273,9 @@ func (r *rig) refused(cause string) uint64 {
 	require.True(r.t, ok, fmt.Sprintf("%q is no cause", cause))
 	return n
 }
+
+// How long and how often a test looks for something that happens on another goroutine.
+const (
+	wait = 10 * time.Second
+	tick = time.Millisecond
+)

@@ -66,7 +66,7 @@ func newServer(opts Options, wrong, answers pace) (*Server, error) {
 	s.ports = newPorts(opts.MinPort, opts.MaxPort)
 	s.users, s.conns = newUsers(&s.opts), newConns(&s.opts)
 	s.peers = peers{
-		public: opts.PublicIP, local: localOf(opts.BindIP), bound: opts.BindIP,
+		public: opts.PublicIP, local: localOf(opts.BindIP),
 		allowed: opts.AllowPeer, isRelay: s.ports.isRelay,
 	}
 	probe, _, ok := s.bind(s.network())
