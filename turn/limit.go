@@ -7,10 +7,11 @@ import (
 	"time"
 )
 
-// A clock tells the time since it was made. It is what the buckets below count in.
+// A clock tells the time since it was made, and never 0, which stands for a time that has not been. It is what
+// the buckets below count in.
 type clock struct{ start time.Time }
 
-func (c clock) now() time.Duration { return time.Since(c.start) }
+func (c clock) now() time.Duration { return time.Since(c.start) + 1 }
 
 // A bucket lets a rate and bursts through. It keeps one number, the time at which it would be empty again
 // (the generic cell rate algorithm), so that the packets of a user share no lock. The zero bucket is empty.
