@@ -49,6 +49,7 @@
 //
 // # Concurrency
 //
-// pion reads each socket of Options.UDP, each TCP connection and each relay on a goroutine of its own. No lock is
-// shared by the packets of different users: on the way of a packet there are only atomic operations.
+// pion reads each socket of Options.UDP, each TCP connection and each relay on a goroutine of its own, and takes one
+// read lock for each socket of Options to find the relay of a packet. This package adds no lock that packets
+// share: its counters, buckets and the table of ports are atomic.
 package turn
