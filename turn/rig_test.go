@@ -164,6 +164,12 @@ func (r *rig) raw(network, from, id string) *raw {
 // write sends a message, signed if there is a nonce already.
 func (c *raw) write(method stun.Method, class stun.MessageClass, attrs ...stun.Setter) {
 	c.t.Helper()
+	require.NoError(c.t, c.tryWrite(method, class, attrs...))
+}
+
+// tryWrite is write over a connection that the server may have closed.
+func (c *raw) tryWrite(method stun.Method, class stun.MessageClass, attrs ...stun.Setter) error {
+	c.t.Helper()
 	attrs = append([]stun.Setter{stun.TransactionID, stun.NewType(method, class)}, attrs...)
 	if c.nonce != nil && class == stun.ClassRequest {
 		attrs = append(attrs, stun.NewUsername(c.username), stun.NewRealm(realm), c.nonce,
@@ -172,7 +178,7 @@ func (c *raw) write(method stun.Method, class stun.MessageClass, attrs ...stun.S
 	m, err := stun.Build(attrs...)
 	require.NoError(c.t, err)
 	_, err = c.conn.WriteTo(m.Raw, c.server)
-	require.NoError(c.t, err)
+	return err
 }
 
 // read returns the next message.
