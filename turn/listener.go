@@ -126,6 +126,7 @@ func (l *listener) admit(raw net.Conn) *conn {
 		return nil
 	}
 	c.flow, c.group = f, groupOf(f.client.Addr())
+	c.local, c.remote = (*net.TCPAddr)(wideUDPAddr(f.server)), (*net.TCPAddr)(wideUDPAddr(f.client))
 	why := refusedFlood
 	if !l.s.wrong.over(c.group) {
 		why = l.s.conns.add(c)
@@ -178,6 +179,8 @@ type conn struct {
 	base  net.Conn // below TLS: closing it does not wait for the client
 	flow  flow
 	group netip.Addr
+
+	local, remote *net.TCPAddr // with IPs of 16 bytes, which pion would make for each packet
 
 	relays   atomic.Int32 // allocations; pion lets a connection have one
 	readAt   atomic.Int64 // on the server's clock, when the deadline of reading was set
@@ -235,6 +238,12 @@ func (c *conn) expire() {
 	c.Conn.SetDeadline(time.Now().Add(authTimeout))
 	c.writeAt.Store(0)
 }
+
+// LocalAddr returns the address of the server.
+func (c *conn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr returns the address of the client.
+func (c *conn) RemoteAddr() net.Addr { return c.remote }
 
 // Close is called by pion when it does not read any more.
 func (c *conn) Close() error {

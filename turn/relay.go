@@ -116,7 +116,7 @@ func (r *relay) ReadFrom(p []byte) (int, net.Addr, error) {
 		}
 		r.fromPeers.add(n)
 		if source != r.source || r.from == nil {
-			r.source, r.from = source, net.UDPAddrFromAddrPort(peer)
+			r.source, r.from = source, wideUDPAddr(peer)
 		}
 		return n, r.from, nil
 	}

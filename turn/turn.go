@@ -105,7 +105,7 @@ func (s *Server) start() error {
 	}
 	for _, pc := range s.opts.UDP {
 		config.PacketConnConfigs = append(config.PacketConnConfigs, pion.PacketConnConfig{
-			PacketConn:            &packetConn{s: s, conn: pc, local: pc.LocalAddr()},
+			PacketConn:            newPacketConn(s, pc),
 			RelayAddressGenerator: generator{s}, PermissionHandler: s.permit,
 		})
 	}

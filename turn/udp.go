@@ -3,6 +3,7 @@ package turn
 import (
 	"encoding/binary"
 	"errors"
+	"hash/maphash"
 	"net"
 	"net/netip"
 	"sync"
@@ -40,14 +41,56 @@ func stunClass(p []byte) int {
 type packetConn struct {
 	s     *Server
 	conn  net.PacketConn
+	udp   *net.UDPConn // conn, or nil if it is of another type
 	local net.Addr
 	ended sync.Once
+	addrs [numAddrs]knownAddr // by hash; owned by the goroutine that reads
+}
+
+// numAddrs is how many clients' addresses a packetConn keeps ready. Another one is made for each packet.
+const numAddrs = 1 << 10
+
+// A knownAddr is an address in the form that pion needs. To make one takes memory.
+type knownAddr struct {
+	ap   netip.AddrPort
+	addr *net.UDPAddr
+}
+
+func newPacketConn(s *Server, conn net.PacketConn) *packetConn {
+	c := &packetConn{s: s, conn: conn, local: conn.LocalAddr()}
+	c.udp, _ = conn.(*net.UDPConn)
+	if ap, ok := addrPortOf(c.local); ok {
+		c.local = wideUDPAddr(ap)
+	}
+	return c
+}
+
+// wideUDPAddr returns an address whose IP has 16 bytes. pion would make these for each packet.
+func wideUDPAddr(ap netip.AddrPort) *net.UDPAddr {
+	ip := ap.Addr().As16()
+	return &net.UDPAddr{IP: ip[:], Port: int(ap.Port()), Zone: ap.Addr().Zone()}
+}
+
+// read reads a packet.
+func (c *packetConn) read(p []byte) (int, net.Addr, error) {
+	if c.udp == nil {
+		return c.conn.ReadFrom(p)
+	}
+	n, ap, err := c.udp.ReadFromUDPAddrPort(p)
+	if err != nil {
+		return n, nil, err
+	}
+	known := &c.addrs[maphash.Comparable(c.s.users.seed, ap)%numAddrs]
+	if known.ap != ap {
+		*known = knownAddr{ap, wideUDPAddr(ap)}
+	}
+	return n, known.addr, nil
 }
 
 // ReadFrom returns the next packet. It returns an error only when the server closes.
 func (c *packetConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	for {
-		n, addr, err := c.conn.ReadFrom(p)
+		n, addr, err := c.read(p)
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || c.s.isClosed() {
 				c.ended.Do(c.s.running.Done)
