@@ -266,3 +266,17 @@ func TestNobodyChoosesAPort(t *testing.T) {
 	require.EqualValues(t, 1, r.refused("address family"))
 	require.Zero(t, c.allocate())
 }
+
+// pion would pass on the first 1,600 bytes of it.
+func TestADatagramThatIsTooLargeIsDropped(t *testing.T) {
+	r := newRig(t, Options{AllowPeer: allow2})
+	far := peerAt(t, "127.0.0.2")
+	alice := r.user("udp", "alice")
+	relay := alice.relay()
+	require.NoError(t, alice.CreatePermission(far.LocalAddr()))
+	send(t, far, string(make([]byte, maxDatagram)), relay.LocalAddr())
+	send(t, far, string(make([]byte, maxDatagram+1)), relay.LocalAddr())
+	send(t, far, "hello", relay.LocalAddr())
+	wantPacket(t, relay, "hello")
+	require.EqualValues(t, 1, r.Usage("alice").PacketsFromPeers)
+}

@@ -91,6 +91,44 @@ func TestIPv6(t *testing.T) {
 	talk(t, alice, bob, alice.relay(), bob.relay())
 }
 
+// Browsers do not say of which family the relay is to be, whatever the way is on which they reach the server.
+func TestAClientOverIPv6GetsARelayOfPublicIP(t *testing.T) {
+	pc, err := net.ListenPacket("udp6", "[::1]:0")
+	if err != nil {
+		t.Skip("this machine has no IPv6: ", err)
+	}
+	r := newRig(t, Options{UDP: []net.PacketConn{pc}})
+	conn, err := net.ListenPacket("udp6", "[::1]:0")
+	require.NoError(t, err)
+	defer conn.Close()
+	username, credential := r.credentials("alice", nil)
+	c := &raw{t: t, conn: conn, server: pc.LocalAddr(), username: username, credential: credential}
+	require.Zero(t, c.allocate())
+}
+
+func TestAConnectionKnowsWhetherItHasARelay(t *testing.T) {
+	r := newRig(t, Options{})
+	c := r.raw("tcp", "127.0.0.1", "alice")
+	relays := func() int32 {
+		r.conns.mu.Lock()
+		defer r.conns.mu.Unlock()
+		require.Len(t, r.conns.flows, 1)
+		for _, c := range r.conns.flows {
+			return c.relays.Load()
+		}
+		return -1
+	}
+	for range 2 {
+		require.Zero(t, c.allocate())
+		require.EqualValues(t, 1, relays())
+		require.Zero(t, c.ask(stun.MethodRefresh, seconds(0)))
+		require.EqualValues(t, 0, relays())
+	}
+	require.Zero(t, c.allocate())
+	r.Revoke("alice")
+	require.Eventually(t, func() bool { return relays() == 0 }, wait, tick)
+}
+
 // certificate is one for 127.0.0.1.
 func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	t.Helper()

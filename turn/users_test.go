@@ -48,6 +48,7 @@ type host struct {
 
 	mu     sync.Mutex // guards the following
 	issued map[string][]peer.ICEServer
+	mute   bool // clients get no credentials
 }
 
 func newHost(t *testing.T, opts Options) *host {
@@ -58,9 +59,12 @@ func newHost(t *testing.T, opts Options) *host {
 	h := &host{t: t, ts: ts, issued: make(map[string][]peer.ICEServer)}
 	h.srv = peer.NewServer(peer.Options{
 		ICEServers: func(c *peer.Client) []peer.ICEServer {
-			servers := ts.ICEServers(c)
 			h.mu.Lock()
 			defer h.mu.Unlock()
+			if h.mute {
+				return nil
+			}
+			servers := ts.ICEServers(c)
 			h.issued[c.ID()] = append(h.issued[c.ID()], servers...)
 			return servers
 		},
@@ -355,6 +359,68 @@ func TestNothingIsKeptOfClientsThatEnd(t *testing.T) {
 		}
 		h.srv.Close()
 		time.Sleep(time.Minute + 20*time.Second)
+		require.Zero(t, h.ts.Stats().Remembered)
+		require.Empty(t, h.ts.users.all)
+	})
+}
+
+// A request that was authenticated just before is no way around Revoke.
+func TestARelayIsNotMadeAfterRevoke(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, Options{})
+		h.Dial("alice")
+		username := h.last("alice")
+		require.Equal(t, "ok", h.may(username))
+		h.ts.Revoke("alice")
+		r, why := h.ts.allocate(pion.AllocateListenerConfig{Network: "udp4", UserID: username})
+		require.Nil(t, r)
+		require.Equal(t, refusedRevoked, why)
+		h.ts.check(t)
+		require.Zero(t, h.ts.Stats().Relays)
+	})
+}
+
+func TestAClientThatMovedToAnotherServerKeepsItsCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, Options{})
+		h.Dial("alice")
+		username := h.last("alice")
+		h.ts.disconnected(h.srv.Realm().Client("alice"), peer.ReasonReplaced) // as in a cluster: there is no successor here
+		time.Sleep(2 * goneAfter)
+		require.Equal(t, "ok", h.may(username))
+		require.Empty(t, h.ts.users.all)
+	})
+}
+
+func TestASuccessorThatGotNoCredentialsEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, Options{})
+		h.Dial("alice", peertest.Token("mine"))
+		username := h.last("alice")
+		h.mu.Lock()
+		h.mute = true
+		h.mu.Unlock()
+		h.Dial("alice", peertest.Token("mine")).Close()
+		time.Sleep(2 * goneAfter)
+		require.Equal(t, "gone", h.may(username))
+		time.Sleep(DefaultTTL)
+		require.Zero(t, h.ts.Stats().Remembered)
+		require.Empty(t, h.ts.users.all)
+	})
+}
+
+func TestNothingIsKeptOfAClientThatEndsWhileItGetsCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, Options{})
+		h.mu.Lock()
+		h.mute = true
+		h.mu.Unlock()
+		h.Dial("alice")
+		c := h.srv.Realm().Client("alice")
+		c.Close()
+		synctest.Wait()
+		require.NotEmpty(t, h.ts.ICEServers(c))
+		time.Sleep(DefaultTTL + time.Second)
 		require.Zero(t, h.ts.Stats().Remembered)
 		require.Empty(t, h.ts.users.all)
 	})
