@@ -26,8 +26,9 @@ func BenchmarkRelay(b *testing.B) {
 			})
 			require.NoError(b, err)
 			defer s.Close()
-			t := &testing.T{}
-			c := (&rig{t: t, Server: s, udp: pc.LocalAddr().String(), tcp: ln.Addr().String()}).raw(network, "127.0.0.1", "alice")
+			r := &rig{t: &testing.T{}, Server: s, udp: pc.LocalAddr().String(), tcp: ln.Addr().String()}
+			c := r.raw(network, "127.0.0.1", "alice")
+			defer c.conn.Close()
 			far, err := net.ListenPacket("udp4", "127.0.0.2:0")
 			require.NoError(b, err)
 			defer far.Close()

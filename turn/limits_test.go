@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pion/stun/v4"
@@ -68,8 +69,7 @@ search:
 
 func TestAUserOverItsBandwidthLosesPackets(t *testing.T) {
 	const packet = 1000
-	// A quarter of a second is 20 packets. So slow, none is added while the test runs.
-	r := newRig(t, Options{UserBytesPerSecond: 80 * packet, AllowPeer: allow2})
+	r := newRig(t, Options{UserBytesPerSecond: 4 * packet, AllowPeer: allow2})
 	far := peerAt(t, "127.0.0.2")
 	c, other := r.raw("tcp", "127.0.0.1", "alice"), r.raw("tcp", "127.0.0.1", "alice") // TCP loses nothing before
 	peer := peerOf(far.LocalAddr().String())
@@ -77,7 +77,7 @@ func TestAUserOverItsBandwidthLosesPackets(t *testing.T) {
 		require.Zero(t, c.allocate())
 		require.Zero(t, c.ask(stun.MethodCreatePermission, peer))
 	}
-	const sent = 200
+	const sent = 200 // at this pace it would take 50 seconds to relay all of them
 	for i := range sent {
 		from := c
 		if i%2 == 1 {
@@ -89,7 +89,7 @@ func TestAUserOverItsBandwidthLosesPackets(t *testing.T) {
 	require.Zero(t, other.ask(stun.MethodRefresh, seconds(600)))
 	u := r.Usage("alice")
 	require.EqualValues(t, sent, u.PacketsToPeers+u.DroppedPackets)
-	require.GreaterOrEqual(t, u.PacketsToPeers, uint64(20))
+	require.GreaterOrEqual(t, u.PacketsToPeers, uint64(1))
 	require.NotZero(t, u.DroppedPackets)
 	require.EqualValues(t, packet*u.PacketsToPeers, u.BytesToPeers)
 
@@ -270,4 +270,22 @@ func TestTheLogHasNoCredentials(t *testing.T) {
 	for _, secret := range []string{"guessed", alice.credential, "a secret", alice.nonce.String()} {
 		require.NotContains(t, text, secret)
 	}
+}
+
+// Of permissions and channels that have expired, pion tells, and they do not count.
+func TestExpiredPermissionsAndChannelsDoNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, Options{})
+		h.Dial("alice")
+		r := h.relay(h.last("alice"))
+		defer r.Close()
+		on := h.ts.events()
+		for range 2 * maxPermissions {
+			on.OnPermissionCreated(nil, nil, "", "", "", r.addr, nil)
+			on.OnPermissionDeleted(nil, nil, "", "", "", r.addr, nil)
+			on.OnChannelCreated(nil, nil, "", "", "", r.addr, nil, 0x4000)
+			on.OnChannelDeleted(nil, nil, "", "", "", r.addr, nil, 0x4000)
+		}
+		require.True(t, r.isOpen())
+	})
 }

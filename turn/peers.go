@@ -72,10 +72,12 @@ func isSpecial(addr netip.Addr) bool {
 	return false
 }
 
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
 // neverPeer reports whether no peer can have an address, so that AllowPeer is not asked: a packet to it may
 // reach the machine itself, or many.
 func neverPeer(addr netip.Addr) bool {
-	return !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	return !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr == broadcast
 }
 
 // peers decides with whom relays may talk. Relays call it for each packet.

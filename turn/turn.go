@@ -75,7 +75,10 @@ func newServer(opts Options, wrong, answers pace) (*Server, error) {
 			opts.MinPort, opts.MaxPort, opts.BindIP)
 	}
 	probe.Close()
-	return s, s.start()
+	if err := s.start(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // localOf returns where a socket at bind can be reached from the machine itself.

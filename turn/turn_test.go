@@ -193,6 +193,15 @@ func wantEnd(t *testing.T, c net.Conn) {
 	}
 }
 
+func TestTheEndOfAConnectionEndsItsRelay(t *testing.T) {
+	r := newRig(t, Options{})
+	c := r.raw("tcp", "127.0.0.1", "alice")
+	require.Zero(t, c.allocate())
+	require.Equal(t, 1, r.Stats().Relays)
+	require.NoError(t, c.conn.Close())
+	require.Eventually(t, func() bool { return r.Stats().Relays == 0 && r.Stats().Conns == 0 }, wait, tick)
+}
+
 func TestCloseEndsAllConnectionsAndGoroutines(t *testing.T) {
 	r := newRig(t, Options{})
 	idle, err := net.Dial("tcp", r.tcp) // has sent nothing

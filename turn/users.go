@@ -37,8 +37,9 @@ type user struct {
 // users knows who has relays, who is connected and who must not make relays. No packet takes its lock: relays
 // are found by their port, and know their user.
 type users struct {
-	opts *Options
-	seed maphash.Seed
+	opts  *Options
+	seed  maphash.Seed
+	bound int // of memory
 
 	mu      sync.Mutex       // guards the following
 	all     map[string]*user // name -> user; absent: nothing is known
@@ -51,7 +52,7 @@ type users struct {
 }
 
 func newUsers(opts *Options) *users {
-	return &users{opts: opts, seed: maphash.MakeSeed(), all: make(map[string]*user), memory: list.New()}
+	return &users{opts: opts, seed: maphash.MakeSeed(), bound: maxRemembered, all: make(map[string]*user), memory: list.New()}
 }
 
 // getLocked returns the user with a name, and makes it if there is none.
@@ -85,7 +86,7 @@ func (us *users) rememberLocked(u *user, now time.Time) {
 func (us *users) expireLocked(now time.Time) {
 	for e := us.memory.Front(); e != nil; e = us.memory.Front() {
 		u := e.Value.(*user)
-		if us.memory.Len() <= maxRemembered && max(u.revoked, u.left) >= now.Unix() {
+		if us.memory.Len() <= us.bound && max(u.revoked, u.left) >= now.Unix() {
 			return
 		}
 		us.forgetLocked(u)

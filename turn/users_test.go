@@ -313,17 +313,19 @@ func TestUsernames(t *testing.T) {
 	}
 }
 
-// A user that is revoked again and again, or many that are, take no more than maxRemembered places.
+// A user that is revoked again and again, or many that are, take no more places than the bound.
 func TestWhatIsRememberedIsBounded(t *testing.T) {
 	opts := Options{TTL: time.Hour, UserBytesPerSecond: -1}
 	us := newUsers(&opts)
+	require.Equal(t, maxRemembered, us.bound)
+	us.bound = 200
 	now := time.Now()
-	for i := range maxRemembered + 10 {
+	for i := range us.bound + 10 {
 		us.revoke(fmt.Sprint("user ", i), nil, now)
 		us.revoke("again", nil, now)
 	}
-	require.Equal(t, maxRemembered, us.memory.Len())
-	require.Len(t, us.all, maxRemembered)
+	require.Equal(t, us.bound, us.memory.Len())
+	require.Len(t, us.all, us.bound)
 	require.Equal(t, none, us.check("user 0", now.Unix()+60, now), "the earliest is forgotten")
 	require.Equal(t, refusedRevoked, us.check("user 100", now.Unix()+60, now))
 	require.Equal(t, refusedRevoked, us.check("again", now.Unix()+60, now))
