@@ -142,6 +142,18 @@ func TestAClientThatReadsNothingEnds(t *testing.T) {
 	})
 }
 
+func TestCloseDoesNotWaitForConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := newPipeServer(t, plain, Options{})
+		c := l.dial("192.0.2.1:1000")
+		synctest.Wait()
+		start := time.Now()
+		require.NoError(t, s.Close())
+		require.Zero(t, lifetime(c))
+		require.Zero(t, time.Since(start))
+	})
+}
+
 func TestGarbageEndsAConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, l := newPipeServer(t, plain, Options{})
@@ -167,8 +179,10 @@ func TestAHandshakeOfTLSThatDoesNotEnd(t *testing.T) {
 		require.Zero(t, s.Stats().Conns)
 		last := l.dial("192.0.2.1:1002")
 		synctest.Wait()
-		require.NoError(t, s.Close()) // does not wait for the handshake
+		start := time.Now()
+		require.NoError(t, s.Close())
 		require.Zero(t, lifetime(last))
+		require.Zero(t, time.Since(start), "Close does not wait for the handshake")
 	})
 }
 

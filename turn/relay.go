@@ -204,8 +204,8 @@ type generator struct{ s *Server }
 // Validate has nothing to check: New has checked the options.
 func (generator) Validate() error { return nil }
 
-// AllocatePacketConn makes a relay for an authenticated user. A client that asks for a port of its choice, or
-// for an even one, gets none: browsers do not, and pion would bind up to 128 sockets to find it.
+// AllocatePacketConn makes a relay for an authenticated user. A client that asks for an even port (EVEN-PORT) gets
+// none, and so can reserve no port either: browsers do not ask, and pion would bind up to 128 sockets to find one.
 func (g generator) AllocatePacketConn(c pion.AllocateListenerConfig) (net.PacketConn, net.Addr, error) {
 	r, why := g.s.allocate(c)
 	if why != none {
@@ -230,7 +230,7 @@ func (g generator) AllocateConn(pion.AllocateConnConfig) (net.Conn, error) {
 
 func (s *Server) allocate(c pion.AllocateListenerConfig) (*relay, refusal) {
 	expiry, name, ok := parseUsername(c.UserID)
-	if !ok || c.RequestedPort != 0 {
+	if !ok { // pion looks for an even port, and has no user
 		return nil, refusedPort
 	}
 	if c.Network != s.network() {
