@@ -295,14 +295,21 @@ func (c *failingConn) ReadFrom(p []byte) (int, net.Addr, error) {
 }
 
 func TestAnErrorOfAReadEndsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := &failingConn{deafConn: newDeafConn()}
-		c.errors.Store(10)
-		s, err := New(Options{PublicIP: loopback, BindIP: loopback, UDP: []net.PacketConn{c}})
-		require.NoError(t, err)
-		time.Sleep(time.Second)
-		require.EqualValues(t, -1, c.errors.Load(), "it reads on")
-		require.EqualValues(t, 10, s.Stats().Errors)
-		require.NoError(t, s.Close())
-	})
+	for _, n := range []int32{1, fewErrors, fewErrors + 10} {
+		synctest.Test(t, func(t *testing.T) {
+			c := &failingConn{deafConn: newDeafConn()}
+			c.errors.Store(n)
+			start := time.Now()
+			s, err := New(Options{PublicIP: loopback, BindIP: loopback, UDP: []net.PacketConn{c}})
+			require.NoError(t, err)
+			for c.errors.Load() >= 0 {
+				time.Sleep(errorPause)
+				synctest.Wait()
+			}
+			require.EqualValues(t, n, s.Stats().Errors)
+			pauses := max(1, n-fewErrors) // the test itself makes one
+			require.InDelta(t, time.Duration(pauses)*errorPause, time.Since(start), float64(errorPause))
+			require.NoError(t, s.Close())
+		})
+	}
 }

@@ -107,6 +107,7 @@ func (l *listener) accept() {
 				return
 			}
 			l.s.failed(err)
+			l.s.pause()
 			continue
 		}
 		if c := l.admit(raw); c != nil {

@@ -93,15 +93,19 @@ func (r *relay) WriteTo(p []byte, peer net.Addr) (int, error) {
 // ReadFrom returns the next packet of a peer for the client. It returns an error only when the relay has
 // ended: pion ends the allocation then.
 func (r *relay) ReadFrom(p []byte) (int, net.Addr, error) {
-	for {
+	for failed := 0; ; {
 		n, source, err := r.conn.ReadFromUDPAddrPort(p)
 		if errors.Is(err, net.ErrClosed) {
 			return 0, nil, err
 		}
 		if err != nil {
 			r.s.failed(err)
+			if failed++; failed > fewErrors {
+				r.s.pause()
+			}
 			continue
 		}
+		failed = 0
 		if n == len(p) {
 			continue // pion's buffer has cut it
 		}

@@ -20,7 +20,10 @@ var (
 	answerPace = pace{perSecond: 1000, burst: 10_000} // answers that are errors; the first request of each client gets one
 )
 
-const errorPause = 5 * time.Millisecond // after a socket's error, so that one that stays does not take a processor
+const (
+	errorPause = 5 * time.Millisecond // after an error of a socket that may stay: it is not to take a processor
+	fewErrors  = 100                  // of reads in a row, without a pause. On Windows, strangers can cause them
+)
 
 // A Server is a TURN server. Its methods may be called concurrently. Make one with [New].
 type Server struct {
@@ -148,7 +151,7 @@ func (s *Server) ICEServers(c *peer.Client) []peer.ICEServer {
 }
 
 // Bind makes the server listen to the ends of a signalling server's clients. It is called once for each, before
-// clients connect.
+// clients connect. An id is one user: it should not be that of two people on two servers.
 //
 // When the host has removed a client, or an override has given its id to another one, its relays end at once and
 // its credentials make no other. When a client has gone for another reason, its relays go on: a call outlives a
@@ -262,13 +265,17 @@ func (s *Server) isClosed() bool {
 	}
 }
 
-// failed notes an error of a socket that does not end it, and waits a little.
+// failed notes an error of a socket that does not end it.
 func (s *Server) failed(err error) {
 	s.errors.Add(1)
 	now, last := int64(s.clock.now()), s.logged.Load()
 	if (last == 0 || now-last > int64(time.Minute)) && s.logged.CompareAndSwap(last, now) {
 		s.opts.Logger.Warn("a socket failed, and goes on", "error", err)
 	}
+}
+
+// pause waits a little.
+func (s *Server) pause() {
 	t := time.NewTimer(errorPause)
 	defer t.Stop()
 	select {

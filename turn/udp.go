@@ -89,7 +89,7 @@ func (c *packetConn) read(p []byte) (int, net.Addr, error) {
 
 // ReadFrom returns the next packet. It returns an error only when the server closes.
 func (c *packetConn) ReadFrom(p []byte) (int, net.Addr, error) {
-	for {
+	for failed := 0; ; {
 		n, addr, err := c.read(p)
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) || c.s.isClosed() {
@@ -97,8 +97,12 @@ func (c *packetConn) ReadFrom(p []byte) (int, net.Addr, error) {
 				return 0, nil, err
 			}
 			c.s.failed(err)
+			if failed++; failed > fewErrors {
+				c.s.pause()
+			}
 			continue
 		}
+		failed = 0
 		if stunClass(p[:n]) != classRequest || !c.refuses(addr) {
 			return n, addr, nil
 		}
