@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -21,6 +22,7 @@ import (
 	"time"
 
 	"github.com/gopeerjs/peer/turn"
+	"github.com/pion/stun/v4"
 )
 
 var (
@@ -180,16 +182,31 @@ func start(name, addr, secret, dir string) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("starting: %w", err)
 	}
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		c, err := net.Dial("tcp", addr)
+		err := errors.Join(listens("tcp", addr), listens("udp", addr))
 		if err == nil {
-			c.Close()
 			return cmd, nil
 		}
 		if time.Since(begin) > 10*time.Second {
 			cmd.Process.Kill()
+			cmd.Wait()
 			return nil, fmt.Errorf("it does not listen: %w", err)
 		}
 	}
+}
+
+// listens asks for a binding, which needs no credentials.
+func listens(network, addr string) error {
+	c, err := net.Dial(network, addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(stallAfter))
+	if _, err := c.Write(stun.MustBuild(stun.TransactionID, stun.BindingRequest).Raw); err != nil {
+		return err
+	}
+	_, err = c.Read(make([]byte, 2000))
+	return err
 }
 
 // freeAddr returns an address at which nobody listens.
