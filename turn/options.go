@@ -104,9 +104,9 @@ type Options struct {
 	// refusal. Default (nil): no special-purpose address is allowed.
 	AllowPeer func(addr netip.Addr) bool
 
-	// Logger gets one line when a user's relays are ended (Info), when accepting a connection fails (Warn),
-	// and what pion says about mistakes of clients (Debug). A line never contains a credential. Default
-	// (nil): nothing is logged.
+	// Logger gets one line when a user's relays are ended (Info), when a socket fails (Warn, at most one a
+	// minute), and for what pion says about mistakes of clients (Debug). A line never contains a credential.
+	// Default (nil): nothing is logged.
 	Logger *slog.Logger
 }
 

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/peertest"
 	"github.com/pion/stun/v4"
 	pion "github.com/pion/turn/v5"
 	"github.com/stretchr/testify/require"
@@ -48,6 +50,36 @@ func TestTwoClientsReachEachOtherByTheirRelays(t *testing.T) {
 			require.Equal(t, 2, r.Stats().Users)
 			require.EqualValues(t, 2, r.Stats().Allocated)
 		})
+	}
+}
+
+// The whole way: a page gets credentials, makes a relay, and is removed.
+func TestAPageGetsARelayUntilItIsRemoved(t *testing.T) {
+	for _, network := range []string{"udp", "tcp"} {
+		r := newRig(t, Options{})
+		issued := make(chan peer.ICEServer, 1)
+		srv := peer.NewServer(peer.Options{ICEServers: func(c *peer.Client) []peer.ICEServer {
+			servers := r.ICEServers(c)
+			issued <- servers[0]
+			return servers
+		}})
+		r.Bind(srv)
+		t.Cleanup(func() { srv.Close() })
+		peertest.New(t, srv, "/", peertest.Ignore(peer.TypeICEServers)).Dial("alice")
+		server := <-issued
+		require.Equal(t, []string{
+			"turn:" + r.udp + "?transport=udp", "turn:" + r.tcp + "?transport=tcp",
+		}, server.URLs)
+		alice, bob := r.party(network, server.Username, server.Credential), r.user("udp", "bob")
+		a, b := alice.relay(), bob.relay()
+		talk(t, alice, bob, a, b)
+
+		require.True(t, srv.Realm().RemoveClient("alice"))
+		require.Eventually(t, func() bool { return r.Usage("alice").Relays == 0 }, wait, tick)
+		require.Equal(t, 1, r.Usage("bob").Relays)
+		_, err := r.party(network, server.Username, server.Credential).Allocate()
+		require.Error(t, err)
+		require.NotZero(t, r.refused("revoked"))
 	}
 }
 

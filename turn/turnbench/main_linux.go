@@ -70,9 +70,19 @@ func main() {
 	}
 	for _, name := range servers {
 		rs := results[name]
-		slices.SortFunc(rs, func(a, b result) int { return cmp.Compare(a.cpuPerMbit(), b.cpuPerMbit()) })
-		fmt.Printf("median   %-6s  %v\n", name, rs[len(rs)/2])
+		fmt.Printf("median   %-6s  %6.0f Mbit/s  %6.1f µs CPU per Mbit\n",
+			name, median(rs, result.mbitPerSecond), median(rs, result.cpuPerMbit))
 	}
+}
+
+// median returns the median of a figure.
+func median(rs []result, figure func(result) float64) float64 {
+	var all []float64
+	for _, r := range rs {
+		all = append(all, figure(r))
+	}
+	slices.Sort(all)
+	return all[len(all)/2]
 }
 
 // A result is one measurement.
@@ -83,11 +93,13 @@ type result struct {
 	stalls  int64         // times at which a client had to send its window again
 }
 
+func (r result) mbitPerSecond() float64 { return r.mbit / r.elapsed.Seconds() }
+
 func (r result) cpuPerMbit() float64 { return float64(r.cpu.Microseconds()) / r.mbit }
 
 func (r result) String() string {
 	return fmt.Sprintf("%6.0f Mbit/s  %6.1f µs CPU per Mbit  %3.0f %% of a processor  %d stalls",
-		r.mbit/r.elapsed.Seconds(), r.cpuPerMbit(), 100*r.cpu.Seconds()/r.elapsed.Seconds(), r.stalls)
+		r.mbitPerSecond(), r.cpuPerMbit(), 100*r.cpu.Seconds()/r.elapsed.Seconds(), r.stalls)
 }
 
 // serve is the process with module turn.
