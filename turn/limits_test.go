@@ -180,7 +180,8 @@ func TestAFloodOfWrongCredentialsIsNotHeard(t *testing.T) {
 	require.EqualValues(t, 2, r.refused("flood"), "not the deadline has ended it")
 	_, late := net.Pipe()
 	local := &net.TCPAddr{IP: loopback.AsSlice(), Port: 3478}
-	require.Nil(t, (&listener{s: r.Server}).admit(pipeEnd{late, local, guesser.conn.LocalAddr()}), "there is no handshake")
+	c := (&listener{s: r.Server}).admit(pipeEnd{late, local, guesser.conn.LocalAddr()})
+	require.Nil(t, c, "there is no handshake")
 	require.EqualValues(t, 3, r.refused("flood"))
 
 	require.Zero(t, inCall.ask(stun.MethodRefresh, seconds(600)), "a call behind the same NAT goes on")

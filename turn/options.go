@@ -112,56 +112,58 @@ type Options struct {
 
 // prepare checks the options and returns a copy with every zero field set to its default.
 func (o Options) prepare() (Options, error) {
-	var errs []error
-	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf("turn: Options."+format, args...)) }
-	o.PublicIP, o.BindIP = o.PublicIP.Unmap(), o.BindIP.Unmap()
-	switch ip := o.PublicIP; {
-	case !ip.IsValid():
-		wrong("PublicIP is required: the address at which browsers reach this machine")
-	case ip.IsUnspecified(), ip.IsMulticast(), ip.Zone() != "":
-		wrong("PublicIP %v is not the address of a machine", ip)
-	case o.BindIP.IsValid() && o.BindIP.Is4() != ip.Is4():
-		wrong("BindIP %v is not of the family of PublicIP %v", o.BindIP, ip)
-	case !o.BindIP.IsValid() && ip.Is4():
-		o.BindIP = netip.IPv4Unspecified()
-	case !o.BindIP.IsValid():
-		o.BindIP = netip.IPv6Unspecified()
-	}
+	errs := append(o.checkAddrs(), o.checkListeners()...)
 	o.MinPort, o.MaxPort = cmp.Or(o.MinPort, DefaultMinPort), cmp.Or(o.MaxPort, DefaultMaxPort)
 	if o.MinPort > o.MaxPort {
-		wrong("MinPort %d is above MaxPort %d", o.MinPort, o.MaxPort)
+		errs = append(errs, wrong("MinPort %d is above MaxPort %d", o.MinPort, o.MaxPort))
 	}
 	if o.TTL = cmp.Or(o.TTL, DefaultTTL); o.TTL < time.Second {
-		wrong("TTL %v is less than a second", o.TTL)
+		errs = append(errs, wrong("TTL %v is less than a second", o.TTL))
 	}
-	switch n := len(o.Secret); {
-	case n == 0:
+	if o.Secret = slices.Clone(o.Secret); len(o.Secret) == 0 {
 		o.Secret = make([]byte, secretBytes)
 		rand.Read(o.Secret) // never fails
-	case n < minSecretBytes:
-		wrong("Secret has %d bytes: it needs %d, so that nobody can guess it", n, minSecretBytes)
+	} else if n := len(o.Secret); n < minSecretBytes {
+		errs = append(errs, wrong("Secret has %d bytes: it needs %d, so that nobody can guess it", n, minSecretBytes))
 	}
-	for _, err := range o.checkListeners() {
-		wrong("%w", err)
-	}
-	if len(o.URLs) == 0 && len(errs) == 0 {
+	if o.URLs = slices.Clone(o.URLs); len(o.URLs) == 0 && len(errs) == 0 {
 		o.URLs = o.urls()
 	}
 	for _, url := range o.URLs {
-		if !slices.ContainsFunc([]string{"turn:", "turns:", "stun:", "stuns:"}, func(s string) bool {
-			return strings.HasPrefix(url, s) && len(url) > len(s)
-		}) {
-			wrong("URLs: %q is not of the form turn:host:port or turns:host:port", url)
+		if scheme, rest, _ := strings.Cut(url, ":"); rest == "" || !slices.Contains(schemes, scheme) {
+			errs = append(errs, wrong("URLs: %q is not of the form turn:host:port or turns:host:port", url))
 		}
 	}
 	o.setLimits()
-	o.UDP, o.TCP, o.URLs = slices.Clone(o.UDP), slices.Clone(o.TCP), slices.Clone(o.URLs)
-	o.Secret = slices.Clone(o.Secret)
+	o.UDP, o.TCP = slices.Clone(o.UDP), slices.Clone(o.TCP)
 	o.AllowPeer = guarded(o.AllowPeer)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return o, errors.Join(errs...)
+}
+
+var schemes = []string{"turn", "turns", "stun", "stuns"}
+
+// wrong is the error for a mistake in the options.
+func wrong(format string, args ...any) error { return fmt.Errorf("turn: Options."+format, args...) }
+
+// checkAddrs sets BindIP to its default, and returns what is wrong with the addresses.
+func (o *Options) checkAddrs() []error {
+	o.PublicIP, o.BindIP = o.PublicIP.Unmap(), o.BindIP.Unmap()
+	switch ip := o.PublicIP; {
+	case !ip.IsValid():
+		return []error{wrong("PublicIP is required: the address at which browsers reach this machine")}
+	case ip.IsUnspecified(), ip.IsMulticast(), ip.Zone() != "":
+		return []error{wrong("PublicIP %v is not the address of a machine", ip)}
+	case o.BindIP.IsValid() && o.BindIP.Is4() != ip.Is4():
+		return []error{wrong("BindIP %v is not of the family of PublicIP %v", o.BindIP, ip)}
+	case !o.BindIP.IsValid() && ip.Is4():
+		o.BindIP = netip.IPv4Unspecified()
+	case !o.BindIP.IsValid():
+		o.BindIP = netip.IPv6Unspecified()
+	}
+	return nil
 }
 
 func (o *Options) setLimits() {
@@ -179,20 +181,20 @@ func full(n, limit int) bool { return limit >= 0 && n >= limit }
 // sockets of other kinds cannot be served.
 func (o *Options) checkListeners() (errs []error) {
 	if len(o.UDP)+len(o.TCP) == 0 {
-		errs = append(errs, errors.New("UDP and TCP are empty: clients need one socket to connect to"))
+		errs = append(errs, wrong("UDP and TCP are empty: clients need one socket to connect to"))
 	}
 	for i, pc := range o.UDP {
 		if pc == nil {
-			errs = append(errs, fmt.Errorf("UDP[%d] is nil", i))
+			errs = append(errs, wrong("UDP[%d] is nil", i))
 		} else if _, ok := pc.LocalAddr().(*net.UDPAddr); !ok {
-			errs = append(errs, fmt.Errorf("UDP[%d] has the address %v, which is not of UDP", i, pc.LocalAddr()))
+			errs = append(errs, wrong("UDP[%d] has the address %v, which is not of UDP", i, pc.LocalAddr()))
 		}
 	}
 	for i, ln := range o.TCP {
 		if ln == nil {
-			errs = append(errs, fmt.Errorf("TCP[%d] is nil", i))
+			errs = append(errs, wrong("TCP[%d] is nil", i))
 		} else if _, ok := ln.Addr().(*net.TCPAddr); !ok {
-			errs = append(errs, fmt.Errorf("TCP[%d] has the address %v, which is not of TCP", i, ln.Addr()))
+			errs = append(errs, wrong("TCP[%d] has the address %v, which is not of TCP", i, ln.Addr()))
 		}
 	}
 	return errs

@@ -59,8 +59,9 @@ func TestDefaults(t *testing.T) {
 	require.Len(t, o.Secret, secretBytes)
 	require.EqualValues(t, DefaultMinPort, o.MinPort)
 	require.EqualValues(t, DefaultMaxPort, o.MaxPort)
-	require.Equal(t, []int{DefaultMaxPerUser, DefaultMaxRelays, DefaultMaxConns, DefaultMaxConnsPerAddr,
-		DefaultUserBytesPerSecond}, []int{o.MaxPerUser, o.MaxRelays, o.MaxConns, o.MaxConnsPerAddr, o.UserBytesPerSecond})
+	require.Equal(t,
+		[]int{DefaultMaxPerUser, DefaultMaxRelays, DefaultMaxConns, DefaultMaxConnsPerAddr, DefaultUserBytesPerSecond},
+		[]int{o.MaxPerUser, o.MaxRelays, o.MaxConns, o.MaxConnsPerAddr, o.UserBytesPerSecond})
 	p, err := Options{PublicIP: netip.MustParseAddr("2a00::1"), TCP: []net.Listener{newPipeListener()}}.prepare()
 	require.NoError(t, err)
 	require.Equal(t, netip.IPv6Unspecified(), p.BindIP)

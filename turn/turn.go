@@ -17,7 +17,7 @@ import (
 // what clients need.
 var (
 	wrongPace  = pace{perSecond: 100, burst: 1000}    // requests with wrong credentials
-	answerPace = pace{perSecond: 1000, burst: 10_000} // answers that are errors; the first request of each client gets one
+	answerPace = pace{perSecond: 1000, burst: 10_000} // errors; the first request of each client gets one
 )
 
 const (

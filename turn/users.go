@@ -52,7 +52,9 @@ type users struct {
 }
 
 func newUsers(opts *Options) *users {
-	return &users{opts: opts, seed: maphash.MakeSeed(), bound: maxRemembered, all: make(map[string]*user), memory: list.New()}
+	return &users{
+		opts: opts, seed: maphash.MakeSeed(), bound: maxRemembered, all: make(map[string]*user), memory: list.New(),
+	}
 }
 
 // getLocked returns the user with a name, and makes it if there is none.

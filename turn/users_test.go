@@ -279,7 +279,8 @@ func TestOnlyAllocateChecksTheTime(t *testing.T) {
 			require.True(t, ask(m), m)
 		}
 		require.EqualValues(t, 1, h.ts.Stats().Refused["expired"])
-		_, _, ok := h.ts.authenticate(&pion.RequestAttributes{Username: username, Realm: "other", SrcAddr: &net.UDPAddr{}})
+		other := &pion.RequestAttributes{Username: username, Realm: "other", SrcAddr: &net.UDPAddr{}}
+		_, _, ok := h.ts.authenticate(other)
 		require.False(t, ok)
 	})
 }
@@ -387,7 +388,7 @@ func TestAClientThatMovedToAnotherServerKeepsItsCredentials(t *testing.T) {
 		h := newHost(t, Options{})
 		h.Dial("alice")
 		username := h.last("alice")
-		h.ts.disconnected(h.srv.Realm().Client("alice"), peer.ReasonReplaced) // as in a cluster: there is no successor here
+		h.ts.disconnected(h.srv.Realm().Client("alice"), peer.ReasonReplaced) // there is no successor here
 		time.Sleep(2 * goneAfter)
 		require.Equal(t, "ok", h.may(username))
 		require.Empty(t, h.ts.users.all)
