@@ -14,7 +14,8 @@ func TestRandomRequestsDoNoHarm(t *testing.T) {
 	const seeds, messages = 20, 100
 	methods := []stun.Method{
 		stun.MethodBinding, stun.MethodAllocate, stun.MethodRefresh, stun.MethodCreatePermission,
-		stun.MethodChannelBind, stun.MethodConnect, stun.MethodConnectionBind, stun.MethodSend, stun.MethodData, stun.MethodConnectionAttempt,
+		stun.MethodChannelBind, stun.MethodConnect, stun.MethodConnectionBind, stun.MethodSend, stun.MethodData,
+		stun.MethodConnectionAttempt,
 	}
 	classes := []stun.MessageClass{
 		stun.ClassRequest, stun.ClassRequest, stun.ClassRequest, stun.ClassIndication, stun.ClassSuccessResponse,
