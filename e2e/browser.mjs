@@ -231,6 +231,9 @@ class Page {
 
   resize = (size) => this.#page.setViewport(size);
 
+  // colourScheme sets what the system prefers: light or dark. Chromium only.
+  colourScheme = (value) => this.#page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value }]);
+
   async screenshot(file) {
     await this.#page.bringToFront(); // Firefox paints nothing behind another window
     await this.#page.screenshot({ path: file });

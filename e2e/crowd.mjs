@@ -1,0 +1,103 @@
+// A crowd: people of a video call who all live in one page and send a few painted frames. They
+// talk to the page under test, and not to each other, so twelve people cost what two cost.
+// What they do is what examples/videocall expects of anybody: see its link.js.
+import { newTab } from './lib.mjs';
+import { paint } from './faces.mjs';
+
+// newCrowd opens the page of a crowd for a room of a server.
+export async function newCrowd(t, server, room) {
+  const { page } = await newTab(t);
+  const { hostname, port } = new URL(server.url);
+  await page.evaluate(`window.paint = ${paint}`);
+  await page.evaluate(start, { host: hostname, port: Number(port), path: '/peerjs', room });
+  return {
+    page,
+    // enter lets people come in, one after the other: {name, mic, camera, screen, silent, ...}.
+    // Someone who is deaf hears no call, and is never reached.
+    enter: async (...people) => {
+      for (const person of people) await page.evaluate((person) => window.crowd.enter(person), person);
+    },
+    // does lets somebody do one of the functions of a person below.
+    does: (name, what, ...args) =>
+      page.evaluate((name, what, args) => window.crowd.people.get(name)[what](...args), name, what, args),
+  };
+}
+
+// start runs in the page.
+function start({ room, ...server }) {
+  const people = new Map(); // name -> person
+  const ids = new Set(); // of the crowd
+
+  function enter({ deaf = false, width = 640, height = 360, ...state }) {
+    const me = { mic: true, camera: true, screen: false, ...state };
+    const canvas = Object.assign(document.createElement('canvas'), { width, height });
+    const pen = canvas.getContext('2d');
+    // Two frames of each are painted once, and shown by turns.
+    const frames = (who) => [0, 700].map((ms) => {
+      const frame = Object.assign(document.createElement('canvas'), { width, height });
+      window.paint(frame.getContext('2d'), who, ms);
+      return frame;
+    });
+    const pictures = { face: frames(me.name) };
+    let turn = 0;
+    const draw = () => {
+      const shown = me.screen ? (pictures.screen ??= frames('screen')) : pictures.face;
+      pen.drawImage(shown[(turn += 1) % 2], 0, 0);
+    };
+    draw();
+    const timer = setInterval(draw, 500);
+    const audio = new AudioContext();
+    const sound = audio.createMediaStreamDestination();
+    const voice = new GainNode(audio, { gain: 0 });
+    const tone = new OscillatorNode(audio, { frequency: 220 });
+    tone.connect(voice).connect(sound);
+    tone.start();
+    const stream = new MediaStream([...sound.stream.getTracks(), ...canvas.captureStream(2).getTracks()]);
+    const peer = new Peer(`${crypto.randomUUID()}`, { ...server, config: { iceServers: [] } });
+    ids.add(peer.id);
+    const links = new Map(); // id -> data connection
+    const calls = new Map();
+    const toAll = (message) => links.forEach((data) => data.open && data.send(message));
+
+    function talk(data, calling) {
+      links.set(data.peer, data);
+      data.on('open', () => {
+        data.send({ type: 'state', ...me });
+        if (calling) calls.set(data.peer, peer.call(data.peer, stream));
+      });
+      data.on('data', ({ type }) => type === 'ping' && data.send({ type: 'pong' }));
+    }
+    peer.on('connection', (data) => (deaf ? data.close() : talk(data, false)));
+    peer.on('call', (call) => {
+      call.answer(stream);
+      calls.set(call.peer, call);
+    });
+    const meet = (id) => {
+      if (!ids.has(id) && !deaf) talk(peer.connect(id, { serialization: 'json', reliable: true }), true);
+    };
+    people.set(me.name, {
+      say: (text) => toAll({ type: 'chat', text }),
+      set: (change) => toAll({ type: 'state', ...Object.assign(me, change) }),
+      speak: (loud) => { voice.gain.value = loud ? 0.5 : 0; },
+      // hang ends the media and nothing else, as a network does that lets nothing through.
+      hang: () => calls.forEach((call) => call.peerConnection.close()),
+      listen: () => { deaf = false; },
+      leave() {
+        clearInterval(timer);
+        peer.socket.send({ type: 'ROOM-LEAVE', payload: { room } });
+        peer.destroy();
+        audio.close();
+        people.delete(me.name);
+      },
+    });
+    return new Promise((done) => {
+      peer.on('open', () => peer.socket.send({ type: 'ROOM-JOIN', payload: { room, data: { name: me.name } } }));
+      peer.socket.on('message', ({ type, payload }) => {
+        if (type !== 'ROOM-MEMBERS') return;
+        payload.members.forEach(meet);
+        done();
+      });
+    });
+  }
+  window.crowd = { enter, people };
+}
