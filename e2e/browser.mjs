@@ -155,6 +155,8 @@ class Page {
   setOffline = (offline) => this.#page.setOfflineMode(offline);
   click = (selector) => this.#page.locator(selector).click();
 
+  press = (key) => this.#page.keyboard.press(key);
+
   // fill writes a text into a field. Puppeteer's own fill types it, which is slow.
   async fill(selector, text) {
     const field = await this.#page.waitForSelector(selector, { visible: true });
@@ -231,8 +233,12 @@ class Page {
 
   resize = (size) => this.#page.setViewport(size);
 
-  // colourScheme sets what the system prefers: light or dark. Chromium only.
-  colourScheme = (value) => this.#page.emulateMediaFeatures([{ name: 'prefers-color-scheme', value }]);
+  // prefer sets what the system prefers: 'light' or 'dark', and no motion. Chromium only.
+  prefer = (value) =>
+    this.#page.emulateMediaFeatures([
+      { name: 'prefers-color-scheme', value },
+      { name: 'prefers-reduced-motion', value: 'reduce' },
+    ]);
 
   async screenshot(file) {
     await this.#page.bringToFront(); // Firefox paints nothing behind another window

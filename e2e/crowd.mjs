@@ -12,8 +12,8 @@ export async function newCrowd(t, server, room) {
   await page.evaluate(start, { host: hostname, port: Number(port), path: '/peerjs', room });
   return {
     page,
-    // enter lets people come in, one after the other: {name, mic, camera, screen, silent, ...}.
-    // Someone who is deaf hears no call, and is never reached.
+    // enter lets people come in, one after the other: {name, mic, camera, screen, deaf, width, height}.
+    // Someone who is deaf is never reached.
     enter: async (...people) => {
       for (const person of people) await page.evaluate((person) => window.crowd.enter(person), person);
     },
@@ -28,7 +28,23 @@ function start({ room, ...server }) {
   const people = new Map(); // name -> person
   const ids = new Set(); // of the crowd
 
-  function enter({ deaf = false, width = 640, height = 360, ...state }) {
+  // A deaf person is a socket that is in the room, and nobody behind it.
+  function enterDeaf(name) {
+    const id = crypto.randomUUID();
+    const socket = new WebSocket(`ws://${server.host}:${server.port}/peerjs/peerjs?key=peerjs&token=1&id=${id}`);
+    const join = JSON.stringify({ type: 'ROOM-JOIN', payload: { room, data: { name } } });
+    people.set(name, { leave: () => socket.close() });
+    return new Promise((done) => {
+      socket.onmessage = ({ data }) => {
+        const { type } = JSON.parse(data);
+        if (type === 'OPEN') socket.send(join);
+        if (type === 'ROOM-MEMBERS') done();
+      };
+    });
+  }
+
+  function enter({ deaf, width = 640, height = 360, ...state }) {
+    if (deaf) return enterDeaf(state.name);
     const me = { mic: true, camera: true, screen: false, ...state };
     const canvas = Object.assign(document.createElement('canvas'), { width, height });
     const pen = canvas.getContext('2d');
@@ -57,23 +73,30 @@ function start({ room, ...server }) {
     ids.add(peer.id);
     const links = new Map(); // id -> data connection
     const calls = new Map();
+    const calling = new Set(); // the links that we have begun
     const toAll = (message) => links.forEach((data) => data.open && data.send(message));
 
-    function talk(data, calling) {
+    function talk(data, isMine) {
       links.set(data.peer, data);
+      if (isMine) calling.add(data);
       data.on('open', () => {
         data.send({ type: 'state', ...me });
-        if (calling) calls.set(data.peer, peer.call(data.peer, stream));
+        if (isMine) calls.set(data.peer, peer.call(data.peer, stream));
       });
       data.on('data', ({ type }) => type === 'ping' && data.send({ type: 'pong' }));
     }
-    peer.on('connection', (data) => (deaf ? data.close() : talk(data, false)));
+    peer.on('connection', (data) => {
+      // If both are about to connect, one has to give in: see room.js.
+      const mine = links.get(data.peer);
+      if (calling.has(mine) && !mine.open && peer.id < data.peer) data.close();
+      else talk(data, false);
+    });
     peer.on('call', (call) => {
       call.answer(stream);
       calls.set(call.peer, call);
     });
     const meet = (id) => {
-      if (!ids.has(id) && !deaf) talk(peer.connect(id, { serialization: 'json', reliable: true }), true);
+      if (!ids.has(id)) talk(peer.connect(id, { serialization: 'json', reliable: true }), true);
     };
     people.set(me.name, {
       say: (text) => toAll({ type: 'chat', text }),
@@ -81,7 +104,6 @@ function start({ room, ...server }) {
       speak: (loud) => { voice.gain.value = loud ? 0.5 : 0; },
       // hang ends the media and nothing else, as a network does that lets nothing through.
       hang: () => calls.forEach((call) => call.peerConnection.close()),
-      listen: () => { deaf = false; },
       leave() {
         clearInterval(timer);
         peer.socket.send({ type: 'ROOM-LEAVE', payload: { room } });

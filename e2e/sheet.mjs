@@ -15,6 +15,7 @@ import { newPage, sleep, startProxy, startServer, test } from './lib.mjs';
 
 const [out, directory = 'examples/videocall', ...flags] = process.argv.slice(2);
 if (!out) throw new Error('node sheet.mjs OUT.png [DIRECTORY [FLAG...]]');
+const scenes = process.env.SHEET_SCENES?.split(','); // all, if it is unset
 const folder = out.replace(/\.\w+$/, '');
 mkdirSync(folder, { recursive: true });
 
@@ -55,8 +56,9 @@ test('contact sheet', async (t) => {
   let shots = 0;
   async function shoot(page, scene) {
     const number = String((shots += 1)).padStart(2, '0');
+    if (scenes && !scenes.includes(scene)) return;
     for (const scheme of schemes) {
-      if (schemes.length > 1) await page.colourScheme(scheme);
+      if (schemes.length > 1) await page.prefer(scheme);
       for (const [width, height] of sizes) {
         await page.resize({ width, height });
         await sleep(250);
@@ -69,7 +71,7 @@ test('contact sheet', async (t) => {
     page.evaluate((all) => all.map((s) => document.querySelector(s)).find(Boolean)?.click(), selectors);
   const join = async (page) => {
     await page.fill('#name', 'Ada');
-    await page.click('#join button.primary, #enter');
+    await page.click('#enter');
     await page.wait('the call', () => !document.getElementById('call').hidden);
   };
 
@@ -124,6 +126,12 @@ test('contact sheet', async (t) => {
   await shoot(page, 'reconnecting');
   proxy.mend();
   await page.wait('the banner to go', () => document.getElementById('banner').hidden);
+  await press(page, '#settings');
+  await press(page, '#stats summary');
+  await sleep(settled);
+  await shoot(page, 'settings');
+  await press(page, '#stats summary');
+  await press(page, '#close-menu');
   await grow(9);
   await shoot(page, '9 people');
   await grow(12);

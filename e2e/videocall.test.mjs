@@ -1,0 +1,310 @@
+// What the video call of examples/videocall shows: each state, with a crowd in one page in the
+// place of the others (see crowd.mjs). How calls live and end is tested in rooms.test.mjs; all
+// sizes and more people are in sheet.mjs.
+//
+// E2E_BROWSER=chromium E2E_PICTURE=FILE writes a picture of the call, as it is in docs/call.jpg.
+import assert from 'node:assert/strict';
+import { createRequire } from 'node:module';
+import { readFileSync } from 'node:fs';
+import { after } from 'node:test';
+import { newCrowd } from './crowd.mjs';
+import { paint } from './faces.mjs';
+import { byRole, newPage, sleep, startProxy, startServer, test } from './lib.mjs';
+
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+const startCall = (port = 0) => startServer('examples/videocall', ['-addr', `127.0.0.1:${port}`, '-ice', '[]']);
+const server = await startCall();
+after(() => server.stop());
+
+let rooms = 0;
+const newRoom = (on = server) => `${on.url}/room/room ${(rooms += 1)}`;
+
+// smallCamera runs in a page: a large test picture is slow to encode. What refuses names a device
+// that is refused as long as window.refused says so.
+function smallCamera(refuses) {
+  window.refused = refuses;
+  const devices = navigator.mediaDevices;
+  const real = devices.getUserMedia.bind(devices);
+  devices.getUserMedia = ({ audio, video }) => {
+    if (window.refused && (video ? 'camera' : 'mic') === window.refused) {
+      return Promise.reject(new DOMException('refused', 'NotAllowedError'));
+    }
+    return real({ ...(audio && { audio }), ...(video && { video: { width: 160, height: 90, frameRate: 5 } }) });
+  };
+}
+
+// hurry runs in a page: its clocks run so many times as fast, and so does its patience.
+function hurry(times) {
+  const [now, later, often] = [performance.now.bind(performance), setTimeout, setInterval];
+  performance.now = () => now() * times;
+  window.setTimeout = (f, ms, ...args) => later(f, ms / times, ...args);
+  window.setInterval = (f, ms, ...args) => often(f, ms / times, ...args);
+}
+
+// enter opens a call and joins as Ada.
+async function enter(t, { url = newRoom(), refuses, scripts = [] } = {}) {
+  const page = await newPage(t, url, [[smallCamera, refuses], ...scripts]);
+  await page.fill(byRole('textbox', 'Your name'), 'Ada');
+  await page.click(byRole('button', 'Join'));
+  await page.wait('the call', () => !document.getElementById('call').hidden);
+  return page;
+}
+
+// crowdOf lets people into the call of a page, and waits until it shows them.
+async function crowdOf(t, page, ...people) {
+  const crowd = await newCrowd(t, server, decodeURIComponent(page.url().split('/room/')[1]));
+  await crowd.enter(...people.map((p) => ({ width: 160, height: 90, ...p })));
+  for (const { name, deaf, camera = true } of people) if (!deaf && camera) await wantPicture(page, name);
+  return crowd;
+}
+
+// onTile runs a function with the tile of somebody, until it returns something true.
+const onTile = (page, what, name, f, ...args) =>
+  page.wait(`${what} for ${name}`, `((name, f, args) => {
+    const tile = [...document.querySelectorAll('.tile')].find((e) => e.querySelector('.name').textContent === name);
+    return tile && (${f})(tile, ...args);
+  })(${JSON.stringify(name)}, null, ${JSON.stringify(args)})`);
+const wantPicture = (page, name) =>
+  onTile(page, 'a picture', name, (tile) => tile.dataset.status === 'open' && !tile.matches('.dark') && tile.querySelector('video').videoWidth > 0);
+const wantState = (page, name, text) =>
+  onTile(page, `the state ${text}`, name, (tile, text) => tile.querySelector('.state').checkVisibility() && tile.querySelector('.state').innerText.includes(text), text);
+const press = (page, key) => page.press(key);
+const wantNews = (page, text) =>
+  page.wait(`the announcement ${text}`, (text) => document.getElementById('news').textContent.includes(text), [text]);
+const wantFocus = (page, id) => page.wait(`the focus on ${id}`, (id) => document.activeElement.id === id, [id]);
+
+// wantAccessible runs axe-core over what is shown now.
+async function wantAccessible(page, state) {
+  await page.evaluate(axe);
+  const found = await page.evaluate(async () => {
+    const { violations } = await window.axe.run({ resultTypes: ['violations'] });
+    return violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes.map((n) => `${n.target} ${n.failureSummary}`).join('; ')}`);
+  });
+  assert.deepEqual(found.filter((v) => /^(serious|critical)/.test(v)), [], state);
+}
+
+// boxes returns where the tiles are, by name, and where the stage is.
+const boxes = (page) =>
+  page.evaluate(() => {
+    const box = (e) => (({ left, top, right, bottom, width, height }) => ({ left, top, right, bottom, width, height }))(e.getBoundingClientRect());
+    const tiles = [...document.querySelectorAll('.tile')].map((e) => [e.querySelector('.name').textContent, box(e)]);
+    return { ...Object.fromEntries(tiles), stage: box(document.getElementById('stage')), tools: box(document.getElementById('tools')) };
+  });
+
+test('the lobby shows us ourselves, and both devices can be off', async (t) => {
+  const page = await newPage(t, newRoom(), [[smallCamera]]);
+  await page.wait('our picture', () => document.getElementById('preview').videoWidth > 0);
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'name');
+  await page.wait('three lists', () => ['camera-in', 'mic-in', 'speaker'].every((id) => document.getElementById(id).options.length > 0));
+  await wantAccessible(page, 'lobby');
+  await page.click('.switches [data-switch=camera]');
+  await page.waitForText('#no-picture', 'Your camera is off');
+  await page.click('.switches [data-switch=mic]');
+  await page.fill(byRole('textbox', 'Your name'), 'Ada');
+  await page.click(byRole('button', 'Join'));
+  await wantFocus(page, 'mic');
+  await onTile(page, 'silence and an avatar', 'Ada (you)', (tile) => tile.matches('.dark.silent'));
+  const label = (id) => page.evaluate((id) => {
+    const e = document.getElementById(id);
+    return [e.getAttribute('aria-label'), e.getAttribute('aria-pressed')];
+  }, id);
+  assert.deepEqual(await label('mic'), ['Microphone off', 'false']);
+  assert.deepEqual(await label('camera'), ['Camera off', 'false']);
+  await page.waitForText('#invite', 'Nobody else is here yet');
+  await wantAccessible(page, 'alone');
+  await page.click('#leave');
+  await wantFocus(page, 'left-title');
+  await wantAccessible(page, 'left');
+});
+
+test('a camera that is refused says what to do, and does not cost the microphone', async (t) => {
+  const page = await enter(t, { refuses: 'camera' });
+  await page.waitForText('#problems .problem', 'The camera is blocked for this page. The others do not see you.');
+  await page.waitForText('#problems .problem', 'left of the address');
+  await page.waitForText('#mic', 'Mic on');
+  await page.waitForText('#camera', 'No camera');
+  await wantAccessible(page, 'refused');
+  await page.evaluate(() => (window.refused = undefined));
+  await page.click('#problems button');
+  await page.waitForText('#camera', 'Camera on');
+  await wantPicture(page, 'Ada (you)');
+});
+
+test('one other person is large and we are small, and can be moved', async (t) => {
+  const page = await enter(t);
+  await crowdOf(t, page, { name: 'Grace' });
+  const { Grace, 'Ada (you)': ada, stage } = await boxes(page);
+  assert.ok(Grace.width > 3 * ada.width, 'Grace is large');
+  assert.ok(Math.abs(Grace.width / Grace.height - 16 / 9) < 0.03, 'nothing of Grace is cropped');
+  assert.ok(Math.min(stage.right - ada.right, stage.bottom - ada.bottom) >= 0, 'we are in a corner');
+  await page.evaluate(() => document.querySelector('.tile.small').focus());
+  await press(page, 'ArrowLeft');
+  await press(page, 'ArrowUp');
+  await page.wait('the small picture to have moved', (left) => document.querySelector('.tile.small').getBoundingClientRect().left < left, [ada.left]);
+});
+
+test('many people are in a grid of 16:9, who presents is large, and so is who is pinned', async (t) => {
+  const page = await enter(t);
+  const names = ['Grace', 'Linus', 'Ken', 'Barbara', 'Margaret', 'Radia', 'Hedy', 'Alan'];
+  const crowd = await crowdOf(t, page, ...names.map((name) => ({ name, mic: name !== 'Ken', camera: name !== 'Alan' })));
+  await onTile(page, 'an avatar', 'Alan', (tile) => tile.matches('.dark') && tile.dataset.status === 'open');
+  for (const size of [{ width: 1280, height: 720 }, { width: 390, height: 844 }, { width: 844, height: 390 }]) {
+    await page.resize(size);
+    await page.wait('the grid in the stage', () => {
+      const stage = document.getElementById('stage').getBoundingClientRect();
+      return stage.right <= innerWidth && [...document.querySelectorAll('.tile')].every((e) => {
+        const { left, top, right, bottom, width, height } = e.getBoundingClientRect();
+        const inside = left >= stage.left && top >= stage.top && right <= stage.right + 1 && bottom <= stage.bottom + 1;
+        return inside && Math.abs(width / height - 16 / 9) < 0.05;
+      });
+    });
+  }
+  await wantAccessible(page, 'nine people');
+  await crowd.does('Grace', 'speak', true);
+  await onTile(page, 'a ring', 'Grace', (tile) => tile.matches('.speaking'));
+  await page.resize({ width: 1280, height: 720 });
+  await crowd.does('Ken', 'set', { screen: true });
+  await wantNews(page, 'Ken is presenting');
+  await page.waitForText('#count', 'Ken is presenting · 9 people');
+  const large = (name) => onTile(page, 'a large tile', name, (tile) => tile.matches('.large') && tile.offsetWidth > 500);
+  await large('Ken');
+  await page.evaluate(() => [...document.querySelectorAll('.pin')].find((e) => e.ariaLabel === 'Pin Linus').click());
+  await large('Linus');
+  await wantAccessible(page, 'presenting');
+  await press(page, 'Escape');
+  await large('Ken');
+});
+
+test('the chat never hides the buttons of the call, and unread messages are announced', async (t) => {
+  const page = await enter(t);
+  const crowd = await crowdOf(t, page, { name: 'Grace' });
+  await crowd.does('Grace', 'say', 'See https://example.com/a?b=1.');
+  await wantNews(page, 'Grace writes: See');
+  await page.wait('the badge', () => document.getElementById('show-chat').getAttribute('aria-label') === 'Chat, 1 unread');
+  await page.evaluate(() => document.getElementById('mic').focus());
+  await press(page, 'c');
+  await wantFocus(page, 'text');
+  assert.equal(await page.evaluate(() => document.getElementById('text').value), '');
+  assert.equal(await page.evaluate(() => document.querySelector('#log a').href), 'https://example.com/a?b=1');
+  for (const size of [{ width: 390, height: 844 }, { width: 844, height: 390 }, { width: 640, height: 480 }]) {
+    await page.resize(size);
+    await page.wait('Mute and Leave', () => ['mic', 'leave', 'text'].every((id) => {
+      const { left, top, width, height } = document.getElementById(id).getBoundingClientRect();
+      return document.getElementById(id).contains(document.elementFromPoint(left + width / 2, top + height / 2));
+    }));
+  }
+  await wantAccessible(page, 'chat');
+  await press(page, 'Escape');
+  await wantFocus(page, 'show-chat');
+});
+
+test('keys do what the buttons do', async (t) => {
+  const page = await enter(t);
+  await page.waitForText('#camera', 'Camera on');
+  await press(page, 'm');
+  await page.waitForText('#mic', 'Mic off');
+  await press(page, 'v');
+  await page.waitForText('#camera', 'Camera off');
+  await press(page, 'v');
+  await page.waitForText('#camera', 'Camera on');
+  await press(page, 'ArrowRight');
+  await wantFocus(page, 'camera');
+  await press(page, 'End');
+  await wantFocus(page, 'leave');
+  await press(page, 'ArrowRight');
+  await wantFocus(page, 'mic');
+});
+
+test('the menu of the call has the devices and the state of each connection', async (t) => {
+  const page = await enter(t);
+  await crowdOf(t, page, { name: 'Grace' });
+  await page.click('#settings');
+  await page.click('#stats summary');
+  await page.waitForText('#stats td', 'Grace');
+  await page.waitForText('#stats td', '160×90');
+  await page.waitForText('#stats td', 'direct, UDP');
+  await page.waitForText('#menu label', 'Camera');
+  await wantAccessible(page, 'menu');
+  await press(page, 'Escape');
+  await wantFocus(page, 'settings');
+});
+
+test('who cannot be reached has a reason, a way to try again and help', async (t) => {
+  const page = await enter(t, { scripts: [[hurry, 10]] });
+  await crowdOf(t, page, { name: 'Grace', deaf: true });
+  await wantState(page, 'Grace', 'Connecting…');
+  await wantState(page, 'Grace', 'Cannot be reached');
+  await wantState(page, 'Grace', 'find no way to each other');
+  await wantNews(page, 'Grace cannot be reached');
+  await wantAccessible(page, 'not reached');
+  await page.click('.tile .retry');
+  await page.waitForText('.state a', 'What can I do?');
+  const help = await newPage(t, await page.evaluate(() => document.querySelector('.state a').href));
+  await wantAccessible(help, 'help');
+});
+
+test('a connection that breaks is made again', async (t) => {
+  const page = await enter(t);
+  const crowd = await crowdOf(t, page, { name: 'Grace' });
+  await crowd.does('Grace', 'hang');
+  await onTile(page, 'a state', 'Grace', (tile) => tile.dataset.status !== 'open');
+  await wantPicture(page, 'Grace');
+});
+
+test('a lost network, a server that is away and a restart have their banners', async (t) => {
+  const first = await startCall();
+  t.after(() => first.kill());
+  const proxy = await startProxy(first);
+  t.after(() => proxy.stop());
+  const page = await enter(t, { url: newRoom(proxy) });
+  const banner = (text) => page.waitForText('#banner', text);
+  const gone = () => page.wait('no banner', () => document.getElementById('banner').hidden);
+  await page.waitForText('#count', 'Only you are here');
+  proxy.cut();
+  await banner('The server cannot be reached. The call goes on');
+  await wantAccessible(page, 'server away');
+  proxy.mend();
+  await gone();
+  await wantNews(page, 'Connected again');
+  await page.evaluate(() => dispatchEvent(new Event('offline')));
+  await banner('You are offline');
+  await page.evaluate(() => dispatchEvent(new Event('online')));
+  await gone();
+  await first.stop();
+  await banner('The server restarts.');
+  const second = await startCall(new URL(first.url).port);
+  t.after(() => second.stop());
+  await gone();
+});
+
+test('a full room, a name that is any text, and a wrong address say so', async (t) => {
+  const wrong = await newPage(t, `${server.url}/no/call`);
+  await wrong.waitForText('h1', 'There is no call here');
+  await wantAccessible(wrong, 'wrong address');
+  const page = await enter(t, { url: `${server.url}/room/Über uns/${encodeURIComponent('a?b#c <i>')}` });
+  await page.waitForText('#call h1', 'Über uns/a?b#c <i>');
+  const crowd = await newCrowd(t, server, 'full');
+  await crowd.enter(...Array.from({ length: 12 }, (_, i) => ({ name: `${i}`, deaf: true })));
+  const late = await enter(t, { url: `${server.url}/room/full` });
+  await late.waitForText('#left', 'The server says: room is full');
+});
+
+test('the more people there are and the less gets through, the smaller are our pictures', async (t) => {
+  const page = await newPage(t, newRoom(), [[smallCamera]]);
+  const [steps, down, up] = await page.evaluate(async () => {
+    const { judge, stepFor } = await import('/web/quality.js');
+    const last = (state, facts, times) => {
+      for (let i = 0; i < times; i++) state = judge(state, facts, 700);
+      return state.down;
+    };
+    const start = { down: 0, good: 0, bad: 0 };
+    return [
+      [1, 2, 3, 4, 6, 7, 11].map(stepFor),
+      [last(start, { loss: 0.2 }, 2), last(start, { loss: 0.2 }, 3), last(start, { limit: 'bandwidth', available: 300 }, 6), last(start, { limit: 'bandwidth', available: 900 }, 6)],
+      [last({ down: 2, good: 0, bad: 0 }, { loss: 0 }, 7), last({ down: 2, good: 0, bad: 0 }, { loss: 0 }, 8)],
+    ];
+  });
+  assert.deepEqual(steps, [0, 1, 1, 2, 2, 3, 3]);
+  assert.deepEqual(down, [0, 1, 2, 0]);
+  assert.deepEqual(up, [2, 1]);
+});

@@ -1,0 +1,54 @@
+// The connection to the server, and the banner above the call that says what is wrong with it.
+// The call itself goes on without a server; only newcomers have to wait.
+import { announce, write } from "./dom.js";
+
+const maxBackoff = 4000; // ms between two attempts to reconnect
+const offlineText = "You are offline. The call continues as soon as the network is back.";
+const awayText = "The server cannot be reached.";
+const goesOn = "The call goes on, and newcomers wait. Trying again…";
+
+// keepConnected reconnects a peer until it is destroyed.
+export function keepConnected(peer, room) {
+  let attempt = 0;
+  let said = ""; // what the server has said before it ended the connection
+  let shown = "";
+
+  function show(text = "") {
+    if (text !== shown) write("banner", text);
+    if (!text && shown) announce("Connected again");
+    shown = text;
+  }
+  const why = () => (navigator.onLine ? `${said || awayText} ${goesOn}` : offlineText);
+
+  function reconnect() {
+    if (peer.destroyed) return show();
+    show(why());
+    // Not all at the same time: a server that comes back shall not meet a stampede.
+    const delay = Math.min(maxBackoff, 250 * 2 ** attempt++) * (0.5 + Math.random() / 2);
+    setTimeout(() => {
+      if (peer.destroyed) return show();
+      if (peer.disconnected) peer.reconnect();
+    }, delay);
+  }
+
+  // A socket that lived through a change of network looks open for minutes, and is dead. PeerJS
+  // tells of the disconnect, and the rest follows.
+  function online() {
+    attempt = 0;
+    if (peer.open) peer.disconnect();
+    else if (shown) show(why());
+  }
+  const offline = () => show(offlineText);
+
+  peer.on("disconnected", reconnect);
+  peer.on("open", () => ([attempt, said] = [0, ""]));
+  peer.on("error", ({ type, message }) => type === "server-error" && (said = message));
+  room.addEventListener("members", () => navigator.onLine && show()); // we are in the room again
+  addEventListener("online", online);
+  addEventListener("offline", offline);
+  peer.on("close", () => {
+    removeEventListener("online", online);
+    removeEventListener("offline", offline);
+    show();
+  });
+}
