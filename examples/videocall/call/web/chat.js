@@ -23,7 +23,7 @@ export function said(name, text, mine) {
   const line = make("li", { className: mine ? "mine" : "" }, who, ...linked(text));
   line.title = new Date().toLocaleTimeString();
   $("log").append(line);
-  $("log").scrollTop = $("log").scrollHeight;
+  $("messages").scrollTop = $("messages").scrollHeight;
   $("no-messages").hidden = true;
   if (mine || !$("chat").hidden) return; // an open log is read by itself
   count(unread + 1);

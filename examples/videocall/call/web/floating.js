@@ -47,7 +47,8 @@ export class Floating {
   #grab(event) {
     const element = this.#element;
     if (!element?.contains(event.target) || event.target.closest("button, a")) return;
-    const [x, y] = [event.clientX - element.offsetLeft, event.clientY - element.offsetTop];
+    const { left, top } = this.at(this.#size, this.#box); // offsetLeft may still be on its way there
+    const [x, y] = [event.clientX - left, event.clientY - top];
     element.setPointerCapture(event.pointerId);
     element.classList.add("moving");
     const move = (event) => this.#element === element && this.#move(event.clientX - x, event.clientY - y);
@@ -63,6 +64,7 @@ export class Floating {
     const [dx, dy] = arrows[event.key] ?? [];
     if (dx === undefined || event.target !== this.#element) return;
     event.preventDefault();
-    this.#move(this.#element.offsetLeft + dx * step, this.#element.offsetTop + dy * step);
+    const { left, top } = this.at(this.#size, this.#box);
+    this.#move(left + dx * step, top + dy * step);
   }
 }

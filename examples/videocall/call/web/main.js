@@ -46,11 +46,10 @@ function enterCall() {
   room.addEventListener("gone", ({ detail }) => stage.remove(detail));
   room.addEventListener("chat", ({ detail: { id, text } }) => chat.said(stage.nameOf(id), text));
   room.addEventListener("refused", ({ detail }) => leave("You cannot join", detail));
-  keepConnected(room.peer, room.room);
   const quality = keepQuality(room);
   const closing = new AbortController();
   for (const event of ["person", "gone"]) room.addEventListener(event, quality.look, closing);
-  cleanUp = [quality.stop, () => closing.abort(), watchStats(room), watchVoices(room, stage.speaks)];
+  cleanUp = [keepConnected(room.peer, room.room), quality.stop, () => closing.abort(), watchStats(room), watchVoices(room, stage.speaks)];
   change();
   $("mic").focus();
 }

@@ -7,11 +7,12 @@ const offlineText = "You are offline. The call continues as soon as the network 
 const awayText = "The server cannot be reached.";
 const goesOn = "The call goes on, and newcomers wait. Trying again…";
 
-// keepConnected reconnects a peer until it is destroyed.
+// keepConnected reconnects a peer until the function that it returns is called.
 export function keepConnected(peer, room) {
   let attempt = 0;
   let said = ""; // what the server has said before it ended the connection
   let shown = "";
+  let over = false;
 
   function show(text = "") {
     if (text !== shown) write("banner", text);
@@ -21,14 +22,11 @@ export function keepConnected(peer, room) {
   const why = () => (navigator.onLine ? `${said || awayText} ${goesOn}` : offlineText);
 
   function reconnect() {
-    if (peer.destroyed) return show();
+    if (over) return;
     show(why());
     // Not all at the same time: a server that comes back shall not meet a stampede.
     const delay = Math.min(maxBackoff, 250 * 2 ** attempt++) * (0.5 + Math.random() / 2);
-    setTimeout(() => {
-      if (peer.destroyed) return show();
-      if (peer.disconnected) peer.reconnect();
-    }, delay);
+    setTimeout(() => over || peer.destroyed || !peer.disconnected || peer.reconnect(), delay);
   }
 
   // A socket that lived through a change of network looks open for minutes, and is dead. PeerJS
@@ -46,9 +44,10 @@ export function keepConnected(peer, room) {
   room.addEventListener("members", () => navigator.onLine && show()); // we are in the room again
   addEventListener("online", online);
   addEventListener("offline", offline);
-  peer.on("close", () => {
+  return () => {
+    over = true;
     removeEventListener("online", online);
     removeEventListener("offline", offline);
-    show();
-  });
+    write("banner");
+  };
 }
