@@ -43,7 +43,7 @@ function start({ room, ...server }) {
     });
   }
 
-  function enter({ deaf, width = 640, height = 360, ...state }) {
+  async function enter({ deaf, width = 640, height = 360, ...state }) {
     if (deaf) return enterDeaf(state.name);
     const me = { mic: true, camera: true, screen: false, ...state };
     const canvas = Object.assign(document.createElement('canvas'), { width, height });
@@ -62,13 +62,10 @@ function start({ room, ...server }) {
     };
     draw();
     const timer = setInterval(draw, 500);
-    const audio = new AudioContext();
-    const sound = audio.createMediaStreamDestination();
-    const voice = new GainNode(audio, { gain: 0 });
-    const tone = new OscillatorNode(audio, { frequency: 220 });
-    tone.connect(voice).connect(sound);
-    tone.start();
-    const stream = new MediaStream([...sound.stream.getTracks(), ...canvas.captureStream(2).getTracks()]);
+    const sound = await navigator.mediaDevices.getUserMedia({ audio: true });
+    const [voice] = sound.getTracks(); // a tone: the sound of both browsers is a fake
+    voice.enabled = false;
+    const stream = new MediaStream([voice, ...canvas.captureStream(2).getTracks()]);
     const peer = new Peer(`${crypto.randomUUID()}`, { ...server, config: { iceServers: [] } });
     ids.add(peer.id);
     const links = new Map(); // id -> data connection
@@ -83,12 +80,13 @@ function start({ room, ...server }) {
         data.send({ type: 'state', ...me });
         if (isMine) calls.set(data.peer, peer.call(data.peer, stream));
       });
+      data.on('close', () => links.get(data.peer) === data && links.delete(data.peer));
       data.on('data', ({ type }) => type === 'ping' && data.send({ type: 'pong' }));
     }
     peer.on('connection', (data) => {
       // If both are about to connect, one has to give in: see room.js.
       const mine = links.get(data.peer);
-      if (calling.has(mine) && !mine.open && peer.id < data.peer) data.close();
+      if (mine && calling.has(mine) && !mine.open && peer.id < data.peer) data.close();
       else talk(data, false);
     });
     peer.on('call', (call) => {
@@ -101,14 +99,14 @@ function start({ room, ...server }) {
     people.set(me.name, {
       say: (text) => toAll({ type: 'chat', text }),
       set: (change) => toAll({ type: 'state', ...Object.assign(me, change) }),
-      speak: (loud) => { voice.gain.value = loud ? 0.5 : 0; },
+      speak: (loud) => { voice.enabled = loud; },
       // hang ends the media and nothing else, as a network does that lets nothing through.
       hang: () => calls.forEach((call) => call.peerConnection.close()),
       leave() {
         clearInterval(timer);
         peer.socket.send({ type: 'ROOM-LEAVE', payload: { room } });
         peer.destroy();
-        audio.close();
+        voice.stop();
         people.delete(me.name);
       },
     });
