@@ -192,3 +192,24 @@ export function paint(pen, who, ms) {
   oval(glow(220, 90, 420, '#fff6e022', '#fff6e000'), 220, 90, 420);
   fill(glow(320, 170, 420, '#0000', '#0000', '#00000055'), 'M0 0H640V360H0Z');
 }
+
+// paintedCamera is a script for a page whose camera shows somebody. It refuses the camera as long
+// as window.refuseCamera is true.
+export const paintedCamera = (who) => `(() => {
+  const paint = ${paint};
+  const camera = () => {
+    const canvas = Object.assign(document.createElement('canvas'), { width: 640, height: 360 });
+    const pen = canvas.getContext('2d');
+    setInterval(() => paint(pen, '${who}', 0), 1000);
+    paint(pen, '${who}', 0);
+    return canvas.captureStream(2).getVideoTracks()[0];
+  };
+  const devices = navigator.mediaDevices;
+  const real = devices.getUserMedia.bind(devices);
+  devices.getUserMedia = async ({ audio, video }) => {
+    if (video && window.refuseCamera) throw new DOMException('refused', 'NotAllowedError');
+    const stream = audio ? await real({ audio: true }) : new MediaStream();
+    if (video) stream.addTrack(camera());
+    return stream;
+  };
+})()`;

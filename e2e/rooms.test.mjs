@@ -159,8 +159,8 @@ test('three people see each other move, chat, and a fourth joins late', async (t
     );
   }
 
-  await ada.press('Microphone on');
-  await ada.press('Camera on');
+  await ada.page.click('#mic');
+  await ada.page.click('#camera');
   const adasTile = () => {
     const tile = [...document.querySelectorAll('.tile')].find((e) => e.textContent.includes('Ada'));
     return tile?.matches('.silent.dark') ?? false;
@@ -172,7 +172,7 @@ test('three people see each other move, chat, and a fourth joins late', async (t
   guests.push(ken);
   await Promise.all(guests.map((g) => wantTiles(g, guests)));
   await ken.wait('Ada to be silent and dark', adasTile);
-  await ada.press('Camera off');
+  await ada.page.click('#camera');
   await wantEveryoneSees(guests);
 
   await linus.press('Leave');

@@ -10,7 +10,7 @@ import { after } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import puppeteer from 'puppeteer-core';
 import { newCrowd } from './crowd.mjs';
-import { paint } from './faces.mjs';
+import { paintedCamera } from './faces.mjs';
 import { newPage, sleep, startProxy, startServer, test } from './lib.mjs';
 
 const [out, directory = 'examples/videocall', ...flags] = process.argv.slice(2);
@@ -26,33 +26,13 @@ const settled = 1800; // ms, after which a picture has arrived
 const server = await startServer(directory, ['-addr', '127.0.0.1:0', '-ice', '[]', ...flags]);
 after(() => server.stop());
 
-// paintedCamera runs in a page: its camera is Ada.
-const paintedCamera = `(() => {
-  const paint = ${paint};
-  const camera = () => {
-    const canvas = Object.assign(document.createElement('canvas'), { width: 640, height: 360 });
-    const pen = canvas.getContext('2d');
-    setInterval(() => paint(pen, 'Ada', 0), 1000);
-    paint(pen, 'Ada', 0);
-    return canvas.captureStream(2).getVideoTracks()[0];
-  };
-  const devices = navigator.mediaDevices;
-  const real = devices.getUserMedia.bind(devices);
-  devices.getUserMedia = async ({ audio, video }) => {
-    if (video && window.refuseCamera) throw new DOMException('refused', 'NotAllowedError');
-    const stream = audio ? await real({ audio: true }) : new MediaStream();
-    if (video) stream.addTrack(camera());
-    return stream;
-  };
-})()`;
-
 test('contact sheet', async (t) => {
   const browser = t.name.includes('firefox') ? 'firefox' : 'chromium';
   const schemes = browser === 'firefox' ? ['light'] : ['light', 'dark']; // Firefox cannot be told
   const proxy = await startProxy(server);
   t.after(() => proxy.stop());
 
-  const open = (url, more = '') => newPage(t, url, [[`${more};${paintedCamera}`]]);
+  const open = (url, more = '') => newPage(t, url, [[`${more};${paintedCamera('Ada')}`]]);
   let shots = 0;
   async function shoot(page, scene) {
     const number = String((shots += 1)).padStart(2, '0');

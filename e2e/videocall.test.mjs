@@ -8,8 +8,8 @@ import { createRequire } from 'node:module';
 import { readFileSync } from 'node:fs';
 import { after } from 'node:test';
 import { newCrowd } from './crowd.mjs';
-import { paint } from './faces.mjs';
-import { byRole, newPage, startProxy, startServer, test } from './lib.mjs';
+import { paintedCamera } from './faces.mjs';
+import { byRole, newPage, sleep, startProxy, startServer, test } from './lib.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const startCall = (port = 0) => startServer('examples/videocall', ['-addr', `127.0.0.1:${port}`, '-ice', '[]']);
@@ -309,4 +309,28 @@ test('the more people there are and the less gets through, the smaller are our p
   assert.deepEqual(steps, [0, 1, 1, 2, 2, 3, 3]);
   assert.deepEqual(down, [0, 1, 2, 0]);
   assert.deepEqual(up, [2, 1]);
+});
+
+// The picture of the README: four people, one of them speaks and one is muted, and a little chat.
+const picture = process.env.E2E_PICTURE;
+const unless = { skip: picture ? {} : { chromium: 'E2E_PICTURE is not set', firefox: 'E2E_PICTURE is not set' } };
+test('a picture of the call', unless, async (t) => {
+  const page = await newPage(t, `${server.url}/room/team`, [[paintedCamera('Ada')]]);
+  await page.resize({ width: 1280, height: 720 });
+  await page.fill(byRole('textbox', 'Your name'), 'Ada');
+  await page.click(byRole('button', 'Join'));
+  const size = { width: 640, height: 360 };
+  const crowd = await crowdOf(t, page, { name: 'Grace', ...size }, { name: 'Linus', mic: false, ...size }, { name: 'Ken', ...size });
+  await page.click('#show-chat');
+  await crowd.does('Grace', 'say', 'Good morning! Shall we start?');
+  await crowd.does('Linus', 'say', 'Yes, everyone is here.');
+  await crowd.does('Grace', 'speak', true);
+  await page.fill('#text', 'I have the figures with me.');
+  await page.click('#say button');
+  await page.waitForText('#log .mine', 'figures');
+  await page.evaluate(() => document.getElementById('mic').click());
+  await onTile(page, 'a ring', 'Grace', (tile) => tile.matches('.speaking'));
+  await sleep(6000); // until the pictures are sharp
+  await onTile(page, 'a ring', 'Grace', (tile) => tile.matches('.speaking'));
+  await page.screenshot(picture);
 });
