@@ -233,12 +233,13 @@ class Page {
 
   resize = (size) => this.#page.setViewport(size);
 
-  // prefer sets what the system prefers: 'light' or 'dark', and no motion. Chromium only.
+  // prefer sets what the system prefers: 'light' or 'dark', and no motion. It reports whether the
+  // browser can do that: Firefox can't.
   prefer = (value) =>
     this.#page.emulateMediaFeatures([
       { name: 'prefers-color-scheme', value },
       { name: 'prefers-reduced-motion', value: 'reduce' },
-    ]);
+    ]).then(() => true, () => false);
 
   async screenshot(file) {
     await this.#page.bringToFront(); // Firefox paints nothing behind another window

@@ -73,9 +73,17 @@ const wantNews = (page, text) =>
   page.wait(`the announcement ${text}`, (text) => document.getElementById('news').textContent.includes(text), [text]);
 const wantFocus = (page, id) => page.wait(`the focus on ${id}`, (id) => document.activeElement.id === id, [id]);
 
-// wantAccessible runs axe-core over what is shown now.
+// wantAccessible runs axe-core over what is shown now, light and dark.
 async function wantAccessible(page, state) {
   await page.evaluate(axe);
+  if (await page.prefer('dark')) {
+    await wantNoViolations(page, `${state}, dark`);
+    await page.prefer('light');
+  }
+  await wantNoViolations(page, state);
+}
+
+async function wantNoViolations(page, state) {
   const found = await page.evaluate(async () => {
     const { violations } = await window.axe.run({ resultTypes: ['violations'], preload: false });
     return violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes.map((n) => `${n.target} ${n.failureSummary}`).join('; ')}`);

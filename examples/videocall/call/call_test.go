@@ -126,12 +126,12 @@ func TestThePagesReferOnlyToWhatIsServed(t *testing.T) {
 		require.NoError(t, err)
 		lines := strings.Count(string(b), "\n")
 		assert.LessOrEqual(t, lines, 150, "%s is longer than a reader likes", name)
-		// What a module imports is beside it, or at the root of the site.
 		for _, m := range regexp.MustCompile(`from "([^"]+)"`).FindAllStringSubmatch(string(b), -1) {
-			texts = append(texts, `src="`+path.Join("/web", strings.TrimPrefix(m[1], "/peerjs"))+`"`)
-			if strings.HasPrefix(m[1], "/") {
-				texts[len(texts)-1] = `src="` + m[1] + `"`
+			from := m[1]
+			if strings.HasPrefix(from, "./") {
+				from = path.Join("/web", from)
 			}
+			texts = append(texts, `src="`+from+`"`)
 		}
 	}
 	found := regexp.MustCompile(`(?:src|href)="([^"#]+)`).FindAllStringSubmatch(strings.Join(texts, "\n"), -1)

@@ -66,7 +66,8 @@ function tell(box, kind, error) {
   if (box.firstChild?.textContent === `${what} ${todo}`) return;
   const retry = make("button", { type: "button", textContent: "Retry", onclick: () => media.retry(kind) });
   retry.setAttribute("aria-label", `Retry the ${words[kind].toLowerCase()}`);
-  box.replaceChildren(make("p", { role: "status" }, make("b", {}, what), ` ${todo}`), retry);
+  const without = make("button", { type: "button", textContent: "Go on without", onclick: () => media.set(kind, false) });
+  box.replaceChildren(make("p", { role: "status" }, make("b", {}, what), ` ${todo}`), retry, without);
 }
 
 // list fills the three lists. Names of devices are known only after a device was allowed.
@@ -79,7 +80,7 @@ async function list() {
     if (kind === "speaker" && navigator.mediaDevices?.selectAudioOutput) options.push(new Option("Choose another…", another));
     if (!options.length) options.push(new Option(`No ${word.toLowerCase()} found`, ""));
     $(id).replaceChildren(...options);
-    $(id).disabled = options.length < 2;
+    $(id).disabled = !found.length && kind !== "speaker";
     const now = media.real[kind]?.getSettings().deviceId ?? memory.get(`${kind} device`);
     if (options.some((o) => o.value === now)) $(id).value = now;
   }

@@ -48,7 +48,7 @@ function enterCall() {
   room.addEventListener("refused", ({ detail }) => leave("You cannot join", detail));
   const quality = keepQuality(room);
   const closing = new AbortController();
-  for (const event of ["person", "gone"]) room.addEventListener(event, quality.look, closing);
+  for (const event of ["person", "gone"]) room.addEventListener(event, quality.fit, closing);
   cleanUp = [keepConnected(room.peer, room.room), quality.stop, () => closing.abort(), watchStats(room), watchVoices(room, stage.speaks)];
   change();
   $("mic").focus();
@@ -119,6 +119,7 @@ on("join", "submit", (event) => {
 addEventListener("pagehide", () => leave()); // a page that crashes does not, see room.js
 // The keyboard of a phone covers the page in some browsers, and makes it smaller in others.
 visualViewport?.addEventListener("resize", () => {
+  if (visualViewport.scale !== 1) return; // somebody looks at a part of the page with two fingers
   document.documentElement.style.setProperty("--high", `${visualViewport.height}px`);
 });
 enterLobby();

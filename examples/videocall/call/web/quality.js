@@ -28,22 +28,24 @@ export function judge({ down, good, bad }, { loss, limit, available }, kbps) {
   return bad + 1 >= badPeriods ? { down: down + 1, good: 0, bad: 0 } : { down, good: 0, bad: bad + 1 };
 }
 
-// keepQuality looks after all links of a room until the function that it returns is called.
+// keepQuality looks after all links of a room until stop is called. fit is for a change of people.
 export function keepQuality(room) {
   const states = new WeakMap(); // link -> {down, good, bad}
+  const state = (link) => states.get(link) ?? { down: 0, good: 0, bad: 0 };
+  function shape(link) {
+    const at = Math.min(stepFor(room.links().length) + state(link).down, steps.length - 1);
+    return room.mine.screen ? screen : steps[at];
+  }
+  const fit = () => room.links().forEach((link) => link.shape(shape(link)));
   async function look() {
-    const links = room.links();
-    for (const link of links) {
-      const state = states.get(link) ?? { down: 0, good: 0, bad: 0 };
-      const at = Math.min(stepFor(links.length) + state.down, steps.length - 1);
-      const shape = room.mine.screen ? screen : steps[at];
-      link.shape(shape);
-      const next = judge(state, await measure(link), shape.kbps);
+    for (const link of room.links()) {
+      const next = judge(state(link), await measure(link), shape(link).kbps);
       states.set(link, { ...next, down: Math.min(next.down, steps.length - 1) });
     }
+    fit();
   }
   const timer = setInterval(look, period);
-  return { look, stop: () => clearInterval(timer) };
+  return { fit, stop: () => clearInterval(timer) };
 }
 
 // measure returns what a link does now: rates in kbit/s since the last time, sizes, and how good
