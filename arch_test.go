@@ -65,7 +65,7 @@ var plan = []planRow{
 	{"realm", "far backs holding farrooms room", network, "go Server session events socket conn guard"},
 	{"realm", "node link watch finder claims work ticks question roomwork everywhere", network, "Server session events socket conn guard"},
 	{"server", "newcomer", "net syscall", "go conn envelope decode hasMessage next read"},
-	{"server", "joined", "net net/http/... syscall", "conn envelope decode hasMessage next read"},
+	{"server", "joined", "net syscall", "conn envelope decode hasMessage next read"},
 	{"server", "asks", "net/http/... syscall", "conn envelope decode hasMessage next read"},
 	{"server", "peer", "net net/http/...", "go socket conn envelope newParcel time.Since time.Sleep time.AfterFunc time.NewTimer"},
 	{"server", "http", "net", "socket conn"},
