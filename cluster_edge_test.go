@@ -240,8 +240,7 @@ func TestARoomHasNoMoreMembersThanItMayWhileOthersAreRenewed(t *testing.T) {
 	job.join("newcomer", &joinOp{})
 	job.leave("gone", ReasonLeft)
 	require.Equal(t, []cluster.Edit{
-		{Node: "n", Leave: []string{"gone"}, Join: map[string][]byte{"member": nil}, Max: -1},
-		{Node: "n", Join: map[string][]byte{"newcomer": nil}, Max: 1},
+		{Node: "n", Leave: []string{"gone"}, Renew: map[string][]byte{"member": nil}, Join: map[string][]byte{"newcomer": nil}, Max: 1},
 	}, job.edits("n", 1))
 }
 

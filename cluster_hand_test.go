@@ -366,9 +366,9 @@ func TestAJoinThatIsGivenUpWhileItIsUnderWayIsTakenBack(t *testing.T) {
 		rs[0].connect("b")
 		realm := rs[0].srv.Realm()
 		require.NoError(t, realm.Join("x", realm.Client("a")))
-		m.Delay(950 * time.Millisecond)
+		m.Delay(700 * time.Millisecond)
 		m.Fail(1)
-		time.AfterFunc(time.Second, func() { m.Fail(0) }) // the second attempt works, too late for who waits
+		time.AfterFunc(1500*time.Millisecond, func() { m.Fail(0) }) // the third attempt works, too late for who waits
 		require.ErrorIs(t, realm.Join("x", realm.Client("b")), ErrEngine)
 		time.Sleep(10 * time.Second)
 		m.Delay(0)

@@ -126,8 +126,12 @@ func (r *Realm) applyList(room string, job *roomJob, members map[string]cluster.
 	n := r.node
 	var ds deliveries
 	changed := make(map[string]DisconnectReason) // what the other nodes are told
+	told := make(map[string]bool)
 	r.rooms.mu.Lock()
 	if rm := r.rooms.rooms[room]; rm != nil {
+		for _, m := range rm.far { // its last member may have moved here, and back
+			told[m.Node] = true
+		}
 		ds = append(ds, rm.noteFarLocked(n.name, room, members, job)...)
 	}
 	for id, in := range job.joins {
@@ -138,13 +142,10 @@ func (r *Realm) applyList(room string, job *roomJob, members map[string]cluster.
 		}
 		in.finish(err)
 	}
-	if rm := r.rooms.rooms[room]; rm != nil {
-		r.repairLocked(room, rm, members, job)
-	}
+	r.repairLocked(room, r.rooms.rooms[room], members, job)
 	r.rooms.mu.Unlock()
 	ds.finish()
 	maps.Copy(changed, job.leaves)
-	told := make(map[string]bool)
 	for _, m := range members {
 		told[m.Node] = true
 	}
@@ -194,7 +195,7 @@ func (r *Realm) admitMemberLocked(room string, in *joinOp, members map[string]cl
 		r.roomWork.add(room, func(j *roomJob) { j.leave(in.c.id, ReasonSlowConsumer) })
 		return err
 	}
-	if !in.quiet && !wasFar {
+	if !wasFar { // else they have not been told that it left, though it is here now
 		*ds = append(*ds, rm.tellLocked(joinedParcel(room, in.c.id, in.data), []*Client{in.c})...)
 	}
 	if !in.quiet {
@@ -254,9 +255,12 @@ func orNil(data []byte) json.RawMessage {
 	return data
 }
 
-// repairLocked lets the engine's list be as the members here are.
+// repairLocked lets the engine's list be as the members here are. A room without members here may be nil.
 func (r *Realm) repairLocked(room string, rm *room, members map[string]cluster.Member, job *roomJob) {
-	here := rm.idsLocked()
+	var here map[string]*Client
+	if rm != nil {
+		here = rm.idsLocked()
+	}
 	for id, m := range members {
 		if m.Node == r.node.name && here[id] == nil && !r.roomWork.joins(room, id) {
 			r.roomWork.add(room, func(j *roomJob) { j.leave(id, ReasonLeft) })
@@ -304,8 +308,10 @@ func (r *Realm) tidyRooms(now time.Time) {
 	if lost := r.node.claims.lost(); writesAgain(lost, now) {
 		r.renewRoomsBefore(lost.Add(againAfter), true)
 	}
+	r.roomWork.lookAgain(now)
 	var ds deliveries
 	shared := make(map[string]bool)
+	byNode := make(map[string][]string) // node -> rooms with members of it
 	r.rooms.mu.Lock()
 	for name, rm := range r.rooms.rooms {
 		for id, since := range rm.missing {
@@ -315,10 +321,20 @@ func (r *Realm) tidyRooms(now time.Time) {
 		}
 		for _, m := range rm.far {
 			shared[m.Node] = true
+			if names := byNode[m.Node]; len(names) == 0 || names[len(names)-1] != name {
+				byNode[m.Node] = append(names, name)
+			}
 		}
 	}
 	r.rooms.mu.Unlock()
 	ds.finish()
+	for node, names := range byNode { // a room can have come after the death of a node
+		if isNodeName(node) && r.node.link(node).isDead() {
+			for _, name := range names {
+				r.roomWork.gone(name, node)
+			}
+		}
+	}
 	r.node.share(shared)
 }
 
@@ -329,7 +345,7 @@ func (r *Realm) roomsGone(node string) {
 	for name, rm := range r.rooms.rooms {
 		for _, m := range rm.far {
 			if m.Node == node {
-				r.roomWork.add(name, func(j *roomJob) { j.gone = append(j.gone, node) })
+				r.roomWork.gone(name, node)
 				break
 			}
 		}
@@ -368,6 +384,7 @@ func (r *Realm) roomsOf(c *Client, node string) map[string][]byte {
 			continue
 		}
 		rooms[base64.StdEncoding.EncodeToString([]byte(name))] = rm.members[c]
+		r.roomWork.givenAway(name, c)
 		rm.far[c.id] = cluster.Member{Node: node, Data: rm.members[c]}
 		r.rooms.removeLocked(name, c)
 	}

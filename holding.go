@@ -40,14 +40,6 @@ func (r *Realm) hold(c *Client) (*ownClaim, uint64) {
 	return h, epoch
 }
 
-// isOver reports whether a claim has ended.
-func (r *Realm) isOver(h *ownClaim) bool {
-	sh := r.shard(h.id)
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return h.over
-}
-
 // drop ends a claim whose client has not been admitted.
 func (r *Realm) drop(h *ownClaim, release bool) {
 	sh := r.shard(h.id)

@@ -282,9 +282,7 @@ func (s *Server) moveClaim(ctx context.Context, c *Client) *refusal {
 	defer timer.Stop()
 	select {
 	case <-op.done:
-		if op.got.Granted || s.realm.isOver(h) { // another node has got the id meanwhile: claim finds that out
-			return nil
-		}
+		return nil // if it is not granted, another node has got the id meanwhile: claim finds that out
 	case <-timer.C:
 	case <-ctx.Done():
 	}

@@ -28,10 +28,49 @@ type roomWork struct {
 
 	mu   sync.Mutex          // guards the following
 	jobs map[string]*roomJob // name -> what is to be done; absent: nothing
+
+	// given are rooms whose members went to other nodes, and when. If a newcomer there has gone meanwhile,
+	// nobody else takes the member out.
+	given map[string]time.Time
 }
 
 // clockError is by how much the clock of a node and that of the engine may differ, mostly.
-const clockError = 100 * time.Millisecond
+const clockError = 500 * time.Millisecond
+
+// lateEdits are edits that have failed and can be made yet. What undoes them has to come after them. To
+// repeat them needs no wait.
+type lateEdits struct {
+	until         time.Time // then none is made any more
+	joins, leaves map[string]bool
+}
+
+// note notes an edit that has failed.
+func (l *lateEdits) note(j *roomJob) {
+	if time.Now().After(l.until) {
+		l.joins, l.leaves = make(map[string]bool), make(map[string]bool)
+	}
+	l.until = time.Now().Add(editWithin + clockError)
+	for id := range j.joins {
+		l.joins[id] = true
+	}
+	for id := range j.leaves {
+		l.leaves[id] = l.leaves[id] || j.joins[id] == nil
+	}
+}
+
+// await waits until none is made any more, if the job undoes one of them.
+func (l *lateEdits) await(ctx context.Context, j *roomJob) {
+	undoes := false
+	for id := range j.joins {
+		undoes = undoes || l.leaves[id]
+	}
+	for id := range j.leaves {
+		undoes = undoes || l.joins[id] && j.joins[id] == nil
+	}
+	if wait := time.Until(l.until); undoes && wait > 0 {
+		sleep(ctx, wait)
+	}
+}
 
 // A roomJob is what is to be done next for a room.
 type roomJob struct {
@@ -64,7 +103,43 @@ func (in *joinOp) finish(err error) {
 }
 
 func newRoomWork(r *Realm) *roomWork {
-	return &roomWork{realm: r, slots: make(chan struct{}, roomsAtATime), jobs: make(map[string]*roomJob)}
+	return &roomWork{realm: r, slots: make(chan struct{}, roomsAtATime), jobs: make(map[string]*roomJob), given: make(map[string]time.Time)}
+}
+
+// gone lets the members through a node that is dead leave a room.
+func (w *roomWork) gone(room, node string) {
+	w.add(room, func(j *roomJob) {
+		if !slices.Contains(j.gone, node) {
+			j.gone = append(j.gone, node)
+		}
+	})
+}
+
+// givenAway notes that a member is to be one through another node.
+func (w *roomWork) givenAway(room string, c *Client) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.given[room] = time.Now()
+	if job := w.jobs[room]; job != nil && job.joins[c.id] != nil && job.joins[c.id].c == c {
+		job.joins[c.id].finish(ErrNotConnected)
+		delete(job.joins, c.id)
+	}
+}
+
+// lookAgain lets the lists be read from which members went to other nodes a while ago.
+func (w *roomWork) lookAgain(now time.Time) {
+	var names []string
+	w.mu.Lock()
+	for name, at := range w.given {
+		if now.Sub(at) >= missingFor {
+			delete(w.given, name)
+			names = append(names, name)
+		}
+	}
+	w.mu.Unlock()
+	for _, name := range names {
+		w.add(name, func(j *roomJob) { j.read = true })
+	}
 }
 
 // add changes what is to be done for a room, and lets it be done.
@@ -114,6 +189,7 @@ func (w *roomWork) run(room string) {
 	n := w.realm.node
 	defer n.work.done()
 	retry := minRetry
+	var late lateEdits
 	for {
 		w.mu.Lock()
 		job := w.jobs[room]
@@ -124,6 +200,7 @@ func (w *roomWork) run(room string) {
 		}
 		w.jobs[room] = newRoomJob()
 		w.mu.Unlock()
+		late.await(n.ctx, job)
 		members, err := w.edit(room, job)
 		if err == nil {
 			retry = minRetry
@@ -139,11 +216,24 @@ func (w *roomWork) run(room string) {
 			return
 		}
 		n.engineFailed(err)
+		if !errors.Is(err, cluster.ErrTooLate) {
+			late.note(job)
+		}
 		sleep(n.ctx, retry)
 		retry = min(2*retry, maxRetry)
 		w.mu.Lock()
 		w.jobs[room].before(job)
 		w.mu.Unlock()
+	}
+}
+
+// dropEnded forgets clients that have ended: they may be members through another node by now.
+func (j *roomJob) dropEnded() {
+	for id, in := range j.joins {
+		if !in.c.connected() {
+			delete(j.joins, id)
+			in.finish(ErrNotConnected)
+		}
 	}
 }
 
@@ -189,16 +279,13 @@ func (w *roomWork) edit(room string, job *roomJob) (members map[string]cluster.M
 		return nil, n.ctx.Err()
 	}
 	defer func() { <-w.slots }()
+	job.dropEnded()
 	for _, e := range job.edits(n.name, w.realm.opts.MaxRoomMembers) {
-		began := time.Now()
 		e.Before = n.engine.Now().Add(editWithin)
 		ctx, cancel := context.WithTimeout(n.ctx, editWithin)
 		members, err = n.engine.Room(ctx, room, e)
 		cancel()
 		if err != nil {
-			if !errors.Is(err, cluster.ErrTooLate) { // it can be made yet, and must not be made after the next one
-				sleep(n.ctx, time.Until(began.Add(editWithin+clockError)))
-			}
 			return nil, err
 		}
 	}
@@ -210,19 +297,13 @@ func (j *roomJob) edits(node string, most int) (es []cluster.Edit) {
 	for _, gone := range j.gone {
 		es = append(es, cluster.Edit{Node: node, Gone: gone, Max: most})
 	}
-	members, newcomers := make(map[string][]byte), make(map[string][]byte)
+	last := cluster.Edit{Node: node, Leave: slices.Collect(maps.Keys(j.leaves)),
+		Renew: make(map[string][]byte), Join: make(map[string][]byte), Max: most}
 	for id, in := range j.joins {
 		if in.member {
-			members[id] = in.data
+			last.Renew[id] = in.data
 		} else {
-			newcomers[id] = in.data
-		}
-	}
-	last := cluster.Edit{Node: node, Leave: slices.Collect(maps.Keys(j.leaves)), Join: newcomers, Max: most}
-	if len(members) > 0 { // they are members already, so no bound holds for them
-		last.Join, last.Max = members, -1
-		if len(newcomers) > 0 {
-			return append(es, last, cluster.Edit{Node: node, Join: newcomers, Max: most})
+			last.Join[id] = in.data
 		}
 	}
 	return append(es, last)

@@ -104,8 +104,8 @@ type Engine interface {
 
 	// Room changes the members of a room in one atomic step and returns all members. At e.Before and
 	// later, by [Engine.Now], it returns [ErrTooLate], unless that is the zero time: what was on its way
-	// for long must not undo what was done since. A room without a Join for [ClaimTTL] may go, but not
-	// before.
+	// for long must not undo what was done since. A room without a Join or Renew for [ClaimTTL] may go, but
+	// not before.
 	Room(ctx context.Context, room string, e Edit) (map[string]Member, error)
 
 	// Now returns a time that is the same on all nodes, within one second.
@@ -153,12 +153,14 @@ type Claimed struct {
 }
 
 // An Edit changes the members of a room, in this order: all members through the node Gone leave;
-// those in Leave leave, as far as they are members through Node; those in Join become members through
-// Node while the room has fewer than Max members. A member through another node that is in Join
-// moves to Node. The zero Edit changes nothing.
+// those in Leave leave, as far as they are members through Node; those in Renew, whom Node takes for its
+// members, are members through Node unless they are members through another node; those in Join
+// become members through Node while the room has fewer than Max members. A member through another node
+// that is in Join moves to Node. The zero Edit changes nothing.
 type Edit struct {
 	Node, Gone string
 	Leave      []string
+	Renew      map[string][]byte // id -> data
 	Join       map[string][]byte // id -> data
 	Max        int               // of the members; negative: no bound
 	Before     time.Time         // when the edit must not be made any more; zero: never

@@ -243,6 +243,12 @@ func (m *Memory) editLocked(name string, e Edit) map[string]Member {
 			delete(r.members, id)
 		}
 	}
+	for id, data := range e.Renew {
+		if member, there := r.members[id]; !there || member.Node == e.Node {
+			r.members[id] = Member{e.Node, data}
+		}
+		r.until = time.Now().Add(ClaimTTL)
+	}
 	for _, id := range slices.Sorted(maps.Keys(e.Join)) { // sorted, so that a seed repeats a run
 		if _, here := r.members[id]; here || e.Max < 0 || len(r.members) < e.Max {
 			r.members[id] = Member{e.Node, e.Join[id]}

@@ -280,9 +280,11 @@ func (e *engine) IDs(ctx context.Context) ([]string, error) {
 
 // Room implements [Engine].
 func (e *engine) Room(ctx context.Context, room string, edit Edit) (map[string]Member, error) {
-	edit.Leave, edit.Join = slices.Clone(edit.Leave), maps.Clone(edit.Join)
-	for id, data := range edit.Join {
-		edit.Join[id] = bytes.Clone(data)
+	edit.Leave, edit.Renew, edit.Join = slices.Clone(edit.Leave), maps.Clone(edit.Renew), maps.Clone(edit.Join)
+	for _, m := range []map[string][]byte{edit.Renew, edit.Join} {
+		for id, data := range m {
+			m[id] = bytes.Clone(data)
+		}
 	}
 	var members map[string]Member
 	err := e.call(ctx, func() { members = e.m.editLocked(room, edit) })

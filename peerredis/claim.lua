@@ -11,10 +11,9 @@ local function late()
   local now = redis.call('TIME')
   return ARGV[7] ~= '0' and now[1] * 1000000 + now[2] >= tonumber(ARGV[7])
 end
-local there = redis.call('GET', KEYS[1])
-if there then
-  local n, e, t, pn, pe = string.match(there, '^(%S+) (%d+) (%S+) ?(%S*) ?(%d*)$')
-  if not n then return redis.error_reply('ERR the claim is malformed') end
+local there = redis.pcall('GET', KEYS[1]) -- a table: it is of another type
+local n, e, t, pn, pe = string.match(type(there) == 'string' and there or '', '^(%S+) (%d+) (%S+) ?(%S*) ?(%d*)$')
+if n then -- what is no claim is replaced
   local current = tonumber(e)
   if own > 0 then
     if n ~= node and current > own then return {0, n, e} end

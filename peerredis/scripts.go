@@ -134,14 +134,17 @@ func (e *Engine) Release(ctx context.Context, cs ...cluster.Claim) error {
 
 // Room implements [cluster.Engine].
 func (e *Engine) Room(ctx context.Context, room string, edit cluster.Edit) (map[string]cluster.Member, error) {
-	if len(edit.Join) > 0 {
+	if len(edit.Join)+len(edit.Renew) > 0 {
 		if err := checkNode(edit.Node); err != nil {
 			return nil, fmt.Errorf("edit a room: %w", err)
 		}
 	}
-	args := []any{edit.Node, edit.Gone, edit.Max, cluster.ClaimTTL.Milliseconds(), micros(edit.Before), len(edit.Join)}
-	for _, id := range slices.Sorted(maps.Keys(edit.Join)) {
-		args = append(args, id, edit.Join[id])
+	args := []any{edit.Node, edit.Gone, edit.Max, cluster.ClaimTTL.Milliseconds(), micros(edit.Before),
+		len(edit.Renew), len(edit.Join)}
+	for _, m := range []map[string][]byte{edit.Renew, edit.Join} {
+		for _, id := range slices.Sorted(maps.Keys(m)) {
+			args = append(args, id, m[id])
+		}
 	}
 	for _, id := range edit.Leave {
 		args = append(args, id)

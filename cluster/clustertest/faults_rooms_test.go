@@ -93,6 +93,33 @@ var placeFaults = []fault{
 }
 
 var roomFaults = []fault{
+	{"a renewal moves members", "RenewalLeavesMembersElsewhere", func(b *broken) {
+		b.eachEdit(func(_ context.Context, _ string, e *cluster.Edit) {
+			if len(e.Renew) > 0 && len(e.Join) == 0 {
+				e.Join, e.Renew, e.Max = e.Renew, nil, -1
+			}
+		})
+	}},
+	{"a renewal does nothing", "RenewalLeavesMembersElsewhere", func(b *broken) {
+		b.eachEdit(func(_ context.Context, _ string, e *cluster.Edit) { e.Renew = nil })
+	}},
+	{"a renewal is bounded", "RenewalNeedsNoRoom", func(b *broken) {
+		b.room = func(ctx context.Context, room string, e cluster.Edit) (map[string]cluster.Member, error) {
+			if all, err := b.Engine.Room(ctx, room, cluster.Edit{}); err == nil && len(all) >= e.Max && e.Max >= 0 {
+				e.Renew = nil
+			}
+			return b.Engine.Room(ctx, room, e)
+		}
+	}},
+	{"a renewal that changes nothing does nothing", "RenewedRoomsLive", func(b *broken) {
+		b.room = func(ctx context.Context, room string, e cluster.Edit) (map[string]cluster.Member, error) {
+			all, _ := b.Engine.Room(ctx, room, cluster.Edit{})
+			maps.DeleteFunc(e.Renew, func(id string, data []byte) bool {
+				return all[id].Node == e.Node && string(all[id].Data) == string(data)
+			})
+			return b.Engine.Room(ctx, room, e)
+		}
+	}},
 	{"edits are never too late", "EditThatComesTooLate", func(b *broken) {
 		b.eachEdit(func(_ context.Context, _ string, e *cluster.Edit) { e.Before = time.Time{} })
 	}},

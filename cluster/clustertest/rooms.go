@@ -153,6 +153,35 @@ var roomChecks = []check{
 			}
 		}
 	}},
+	{name: "RenewalLeavesMembersElsewhere", f: func(r *rig) {
+		room := r.id("room")
+		r.a.edits(room, join("x", "y"), r.a.through("x", "y"))
+		e := cluster.Edit{Node: r.b.name, Renew: map[string][]byte{"x": []byte("1"), "z": []byte("2")}}
+		r.b.edits(room, e, members{"z": {Node: r.b.name, Data: []byte("2")}}.and(r.a.through("x", "y")))
+		e = cluster.Edit{Node: r.a.name, Renew: map[string][]byte{"y": []byte("3")}}
+		r.a.edits(room, e, members{"z": {Node: r.b.name, Data: []byte("2")}, "y": {Node: r.a.name, Data: []byte("3")}}.and(r.a.through("x")))
+	}},
+	{name: "RenewalNeedsNoRoom", f: func(r *rig) {
+		room := r.id("room")
+		r.b.edits(room, join("v", "w"), r.b.through("v", "w"))
+		e := upTo(2, "z")
+		e.Renew = map[string][]byte{"x": nil, "y": nil}
+		e.Node = r.a.name
+		r.a.edits(room, e, r.a.through("x", "y").and(r.b.through("v", "w")))
+		r.a.edits(room, cluster.Edit{Leave: []string{"x", "y"}}, r.b.through("v", "w"))
+		e.Max = 5
+		r.a.edits(room, e, r.a.through("x", "y", "z").and(r.b.through("v", "w")))
+		e.Leave = []string{"x"}
+		r.a.edits(room, e, r.a.through("x", "y", "z").and(r.b.through("v", "w"))) // it leaves first
+	}},
+	{name: "RenewedRoomsLive", minutes: true, f: func(r *rig) {
+		room := r.id("room")
+		r.a.edits(room, join("x"), r.a.through("x"))
+		r.advance(cluster.ClaimTTL - 10*time.Second)
+		r.a.edits(room, cluster.Edit{Node: r.a.name, Renew: map[string][]byte{"x": nil}}, r.a.through("x"))
+		r.advance(cluster.ClaimTTL - 10*time.Second)
+		r.b.edits(room, cluster.Edit{}, r.a.through("x"))
+	}},
 	{name: "RoomsLiveFiveMinutes", minutes: true, f: func(r *rig) {
 		room := r.id("room")
 		r.a.edits(room, join("x"), r.a.through("x"))

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -31,6 +32,7 @@ type client struct {
 	cur    *sock                        // that it uses; nil: it is not connected
 	wanted map[string]string            // room -> own data
 	rooms  map[string]map[string]string // room -> member -> data, as told on this socket
+	news   []roomLine                   // what it was told of rooms
 	errors int                          // refusals in a row
 }
 
@@ -281,12 +283,32 @@ type roomNews struct {
 	of      map[string]json.RawMessage // Data of ROOM-MEMBERS
 }
 
+// A roomLine is what a client was told of a room.
+type roomLine struct {
+	at             time.Duration
+	room, id, kind string
+	members        []string
+}
+
+// toldOf returns what the client was told of a member since a moment.
+func (c *client) toldOf(id string, from time.Duration) (lines []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.news {
+		if l.at >= from && (l.id == id || l.kind == "ROOM-MEMBERS") {
+			lines = append(lines, fmt.Sprintf("%s %s in %s, with %s: %v", seconds(l.at), l.kind, l.room, id, l.id == id || slices.Contains(l.members, id)))
+		}
+	}
+	return lines
+}
+
 // roomLocked follows the members of a room.
 func (c *client) roomLocked(f frame) {
 	var n roomNews
 	if len(f.Payload) > 0 && json.Unmarshal(f.Payload, &n) != nil {
 		return
 	}
+	c.news = append(c.news, roomLine{c.w.now(), n.Room, n.ID, f.Type, n.Members})
 	switch f.Type {
 	case "ROOM-MEMBERS":
 		_ = json.Unmarshal(n.Data, &n.of)

@@ -202,6 +202,17 @@ func (r *report) circumstances(f Finding) string {
 			fmt.Fprintf(&b, "    %s %s\n", seconds(l.at), l.text)
 		}
 	}
+	if f.Rule == "rooms" && f.Dst != "" {
+		for _, id := range []string{f.Src, f.Dst} {
+			for _, c := range r.w.clients {
+				if c.id == id {
+					for _, l := range c.toldOf(f.Dst, from-aroundFinding) {
+						fmt.Fprintf(&b, "    %s was told at %s\n", id, l)
+					}
+				}
+			}
+		}
+	}
 	if f.Src != "" || f.Dst != "" {
 		for _, n := range r.w.cluster.nodes {
 			b.WriteString(n.about(from, to, f.Src, f.Dst))
