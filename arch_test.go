@@ -275,41 +275,47 @@ func TestTheFilesKeepToThePlan(t *testing.T) {
 func TestEveryBreachOfThePlanIsNoticed(t *testing.T) {
 	t.Parallel()
 	src := readSource(t)
-	notices := func(file, text, want string) {
+	place := regexp.MustCompile(`^(\w+\.go):\d+: `)
+	notices := func(file, text string, wants ...string) { // each want begins a breach
 		t.Helper()
 		found := source{file: text}.parse(t).breaches(file)
-		assert.True(t, slices.ContainsFunc(found, func(bad string) bool {
-			return regexp.MustCompile(`^`+file+`:\d+: `).MatchString(bad) && strings.Contains(bad, want)
-		}), "%s: want a breach with %q, got %q", file, want, found)
+		for _, want := range wants {
+			assert.True(t, slices.ContainsFunc(found, func(bad string) bool {
+				at := place.FindStringSubmatch(bad)
+				return at != nil && at[1] == file && strings.HasPrefix(bad[len(at[0]):], want)
+			}), "%s: want a breach with %q, got %q", file, want, found)
+		}
 	}
-	code := func(file, body string) string { return src[file] + "\nfunc _() {\n" + body + "\n}\n" }
 	clause := regexp.MustCompile(`(?m)^package peer$`)
-	importing := func(file, path string) string {
-		return clause.ReplaceAllString(src[file], "package peer\nimport _ \""+path+"\"")
-	}
 	for _, row := range plan {
 		for name := range strings.FieldsSeq(row.files) {
-			file := name + ".go"
+			// All bans of a file are broken at once: each breach has a text of its own.
+			file, imports, body, wants := name+".go", "package peer\n", "", []string(nil)
+			importing := func(path, want string) {
+				imports += "import _ \"" + path + "\"\n"
+				wants = append(wants, want)
+			}
 			for ban := range strings.FieldsSeq(row.imports) {
 				path, wild := strings.CutSuffix(ban, "/...")
-				notices(file, importing(file, path), path+" must not be imported")
+				importing(path, path+" must not be imported")
 				if wild {
-					notices(file, importing(file, path+"/x"), path+"/x must not be imported")
+					importing(path+"/x", path+"/x must not be imported")
 				}
 			}
 			for ban := range strings.FieldsSeq(row.names) {
-				body := "_ = " + ban
-				if ban == "go" {
-					body = "go f()"
+				if wants = append(wants, fmt.Sprintf("%q must not be in", ban)); ban == "go" {
+					body += "go f()\n"
+				} else {
+					body += "_ = " + ban + "\n"
 				}
-				notices(file, code(file, body), fmt.Sprintf("%q must not be in", ban))
 			}
 			if file != wsFile {
-				notices(file, importing(file, wsLibrary), "only upgrade.go imports")
+				importing(wsLibrary, "only upgrade.go imports")
 			}
+			notices(file, clause.ReplaceAllString(src[file], imports)+"\nfunc _() {\n"+body+"}\n", wants...)
 		}
 	}
-	notices("new.go", "package peer\n", "in 0 rows of the plan")
+	notices("new.go", "package peer\n", "the file is in 0 rows of the plan")
 	function := "package peer\nfunc f() {\n" + strings.Repeat("f()\n", maxFunctionLines-2)
 	require.Empty(t, source{"json.go": function + "}\n"}.parse(t).breaches("json.go"))
 	notices("json.go", function+"f()\n}\n", "the function has 61 lines")

@@ -205,6 +205,9 @@ func (l *lockReader) hasDefault(s *ast.SelectStmt, held []deed, all map[deed]boo
 	return yes
 }
 
+// isConn matches the expression of a connection.
+var isConn = regexp.MustCompile(`(^|\.)(conn|raw)$|NetConn\(\)$|^half$`)
+
 // call notes what a call does.
 func (l *lockReader) call(call *ast.CallExpr, held []deed, all map[deed]bool) {
 	id, on := l.callee(call)
@@ -212,7 +215,7 @@ func (l *lockReader) call(call *ast.CallExpr, held []deed, all map[deed]bool) {
 		return
 	}
 	switch receiver := types.ExprString(on); {
-	case regexp.MustCompile(`(^|\.)(conn|raw)$|NetConn\(\)$|^half$`).MatchString(receiver):
+	case isConn.MatchString(receiver):
 		l.note(call.Pos(), held, useConn, all)
 	case strings.HasSuffix(receiver, ".Logger"):
 		l.note(call.Pos(), held, writeLog, all)

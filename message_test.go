@@ -234,10 +234,11 @@ func nest(n int, pattern, inner string) string {
 func TestNestingIsBounded(t *testing.T) {
 	t.Parallel()
 	const limit = 1024
-	for _, field := range []string{"payload", "type", "dst", "src", "other"} {
-		for _, pattern := range []string{"[", "{", "[{", "{[", "[[{", "{{["} {
-			for n, inner := range map[int]string{1: "1", limit - 1: `[]`, limit: `"x"`, limit + 1: "1", limit + 2: "null", 200_000: "1"} {
-				_, err := decode(fmt.Appendf(nil, `{%q:%s}`, field, nest(n, pattern, inner)))
+	for _, pattern := range []string{"[", "{", "[{", "{[", "[[{", "{{["} {
+		for n, inner := range map[int]string{1: "1", limit - 1: `[]`, limit: `"x"`, limit + 1: "1", limit + 2: "null", 200_000: "1"} {
+			nested := nest(n, pattern, inner)
+			for _, field := range []string{"payload", "type", "dst", "src", "other"} {
+				_, err := decode(fmt.Appendf(nil, `{%q:%s}`, field, nested))
 				assert.Equal(t, n <= limit, err == nil, "%s: %d levels of %s", field, n, pattern)
 			}
 		}

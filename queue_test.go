@@ -347,7 +347,7 @@ func (m naive) check(t *testing.T, q *queue) {
 	next := q.soonest()
 	require.Equal(t, len(m) > 0, next != nil)
 	for _, p := range m {
-		require.False(t, m.deadline(p.src).Before(next.deadline), "next is the earliest")
+		require.False(t, p.deadline.Before(next.deadline), "next is the earliest")
 	}
 	require.True(t, next == nil || len(m.due(next.deadline)) > 0, "next is somebody's")
 }

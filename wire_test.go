@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -167,6 +168,16 @@ func (w *wire) wantNothingKept() {
 
 // textOf returns a text of n bytes, each of which tells where it is.
 func textOf(n int) string {
+	if n <= len(theText()) {
+		return theText()[:n]
+	}
+	return makeText(n)
+}
+
+// theText is as long as most texts need: to make each anew takes long under the race detector.
+var theText = sync.OnceValue(func() string { return makeText(4*readBuffer + 10) })
+
+func makeText(n int) string {
 	b := make([]byte, n)
 	for i := range b {
 		b[i] = byte('a' + (i+i/26+i/700)%26)
