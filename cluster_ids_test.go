@@ -239,6 +239,8 @@ func TestAnIDThatIsGivenAwayDuringAnOverrideIsTaken(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, got[0].Granted)
 		old.wantOverridden()
+		time.Sleep(soon)
+		require.Zero(t, rs[0].refused("cluster"), "the engine can check the id")
 		h.tell(rs[0], 2, control{What: "answer", Number: h.control("ask").Number, ID: []byte("b")})
 		b.wantRefused(TypeIDTaken, isTaken)
 	})
