@@ -166,7 +166,7 @@ func loopback(i int) net.IP { return net.IPv4(127, 0, byte(1+i/250%250), byte(1+
 // every way and in random order, for few ids, so that they meet.
 func TestAStormOfConnectsAndDropsLeavesNothingBehind(t *testing.T) {
 	slow(t)
-	const connects, workers, ids = 5000, 8, 64
+	const connects, workers, ids = 3000, 8, 64
 	srv := NewServer(Options{AllowOverride: OverrideAlways, ConcurrentLimitPerAddr: connects, ProbeAfter: -1})
 	tl := followEvents(srv)
 	r := serveRig(t, srv, nil)

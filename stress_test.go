@@ -57,7 +57,7 @@ func TestNothingIsLostOrRepeatedWhileAnIDChangesHands(t *testing.T) {
 					sent <- n
 				}()
 				conns := []<-chan []int{next(r, 0).collect()}
-				handovers := 60
+				handovers := 40
 				if !r.isOne() {
 					handovers = 15 // each of them takes several messages between the nodes
 				}

@@ -175,22 +175,18 @@ func (p *testPeer) collect() <-chan []int {
 		var got []int
 		defer func() { result <- got }()
 		for f := range p.frames {
-			var m struct {
-				Type    MessageType
-				Payload json.RawMessage
-			}
-			assert.NoError(p.t, json.Unmarshal([]byte(f), &m), f)
-			switch m.Type {
-			case "BYE":
+			head, payload, _ := strings.Cut(f, `,"payload":"`) // package json takes long under the race detector
+			switch {
+			case strings.HasPrefix(head, `{"type":"BYE"`):
 				return
-			case TypeOverride:
-			case TypeOffer:
-				var text string
+			case strings.HasPrefix(head, `{"type":"`+string(TypeOverride)+`"`):
+			case strings.HasPrefix(head, `{"type":"`+string(TypeOffer)+`",`):
 				var n int
-				assert.NoError(p.t, json.Unmarshal(m.Payload, &text))
-				_, err := fmt.Sscan(text, &n)
-				assert.NoError(p.t, err)
-				assert.Equal(p.t, numberedText(n), text)
+				_, err := fmt.Sscan(payload, &n)
+				assert.NoError(p.t, err, f)
+				if want := numberedText(n) + `"}`; payload != want {
+					p.t.Errorf("want a payload %.20q of %d bytes, got %.20q of %d", want, len(want), payload, len(payload))
+				}
 				got = append(got, n)
 			default:
 				p.t.Errorf("a frame that is not expected: %s", f)
@@ -203,7 +199,7 @@ func (p *testPeer) collect() <-chan []int {
 // numberedOffer is an offer whose payload tells its number and whether it came
 // unharmed. Sizes vary, as buffers are kept by size.
 func numberedOffer(dst string, n int) string {
-	return fmt.Sprintf(`{"type":"OFFER","dst":%q,"payload":%q}`, dst, numberedText(n))
+	return `{"type":"OFFER","dst":"` + dst + `","payload":"` + numberedText(n) + `"}`
 }
 
 func numberedText(n int) string {
