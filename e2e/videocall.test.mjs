@@ -239,7 +239,7 @@ test('the menu of the call has the devices and the state of each connection', as
 });
 
 test('who cannot be reached has a reason, a way to try again and help', async (t) => {
-  const page = await enter(t, { scripts: [[hurry, 10]] });
+  const page = await enter(t, { scripts: [[hurry, 25]] });
   await crowdOf(t, page, { name: 'Grace', deaf: true });
   await wantState(page, 'Grace', 'Connecting…');
   await wantState(page, 'Grace', 'Cannot be reached');

@@ -28,6 +28,7 @@ export class Tile {
     this.element.dataset.peer = id;
     this.video = this.find("video");
     this.video.muted = id === "me"; // nobody wants to hear an echo
+    this.video.disablePictureInPicture = id === "me"; // its button would be mirrored
     this.video.addEventListener("resize", () => {
       this.show(this.person); // the first frame has come, or the picture has another shape
       acts.moved();
