@@ -28,6 +28,18 @@ function start({ room, ...server }) {
   const people = new Map(); // name -> person
   const ids = new Set(); // of the crowd
 
+  // tone returns a steady sound. That of Firefox comes from its fake microphone, because an
+  // AudioContext of Firefox needs a sound card; the fake microphone of Chromium only beeps.
+  function tone() {
+    if (/Firefox/.test(navigator.userAgent)) return navigator.mediaDevices.getUserMedia({ audio: true });
+    const audio = new AudioContext();
+    const sound = audio.createMediaStreamDestination();
+    const source = new OscillatorNode(audio, { frequency: 220 });
+    source.connect(new GainNode(audio, { gain: 0.5 })).connect(sound);
+    source.start();
+    return sound.stream;
+  }
+
   // A deaf person is a socket that is in the room, and nobody behind it.
   function enterDeaf(name) {
     const id = crypto.randomUUID();
@@ -62,8 +74,7 @@ function start({ room, ...server }) {
     };
     draw();
     const timer = setInterval(draw, 500);
-    const sound = await navigator.mediaDevices.getUserMedia({ audio: true });
-    const [voice] = sound.getTracks(); // a tone: the sound of both browsers is a fake
+    const [voice] = (await tone()).getTracks();
     voice.enabled = false;
     const stream = new MediaStream([voice, ...canvas.captureStream(2).getTracks()]);
     const peer = new Peer(`${crypto.randomUUID()}`, { ...server, config: { iceServers: [] } });

@@ -8,9 +8,18 @@ export function paint(pen, who, ms) {
   const looks = {
     Ada: { skin: '#e8b795', hair: '#4a2c1d', top: '#2f6f73', style: 'long', room: 'window', iris: '#5b4a2c' },
     Grace: { skin: '#8a5a3c', hair: '#1d1412', top: '#c9a13b', style: 'curly', room: 'shelf', iris: '#2d1a10' },
-    Linus: { skin: '#eec3a2', hair: '#a9793f', top: '#44506b', style: 'short', room: 'plant', iris: '#4d7390', beard: 0.35, glasses: true },
-    Ken: { skin: '#c98f68', hair: '#23201f', top: '#8f3f38', style: 'short', room: 'lamp', iris: '#3b2615', beard: 0.7 },
-    Barbara: { skin: '#f0c9b0', hair: '#8b8783', top: '#5b3f6b', style: 'bob', room: 'shelf', iris: '#54707f', glasses: true },
+    Linus: {
+      ...{ skin: '#eec3a2', hair: '#a9793f', top: '#44506b', style: 'short', room: 'plant', iris: '#4d7390' },
+      ...{ beard: 0.35, glasses: true },
+    },
+    Ken: {
+      ...{ skin: '#c98f68', hair: '#23201f', top: '#8f3f38', style: 'short', room: 'lamp', iris: '#3b2615' },
+      beard: 0.7,
+    },
+    Barbara: {
+      ...{ skin: '#f0c9b0', hair: '#8b8783', top: '#5b3f6b', style: 'bob', room: 'shelf', iris: '#54707f' },
+      glasses: true,
+    },
     Margaret: { skin: '#eab894', hair: '#7a3b20', top: '#3b5f8a', style: 'long', room: 'plant', iris: '#496b3b' },
   };
   const names = Object.keys(looks);
@@ -55,7 +64,9 @@ export function paint(pen, who, ms) {
     pen.fillStyle = '#fff';
     pen.font = '600 20px sans-serif';
     pen.fillText('Plan for the third quarter', 24, 29);
-    [90, 150, 120, 205, 240].forEach((h, i) => fill(i === 4 ? '#2f6fde' : '#9db9ec', `M${60 + i * 78} ${310 - h}h48v${h}h-48z`));
+    [90, 150, 120, 205, 240].forEach((h, i) => {
+      fill(i === 4 ? '#2f6fde' : '#9db9ec', `M${60 + i * 78} ${310 - h}h48v${h}h-48z`);
+    });
     line('#5a6477', 2, 'M40 310H470');
     for (let i = 0; i < 6; i++) fill('#c8cfdc', `M490 ${96 + i * 34}h${[118, 90, 126, 70, 104, 60][i]}v11H490z`);
     return fill('#2f6fde', `M${490 + (ms / 40) % 118} 330h8v8h-8z`);
@@ -112,7 +123,8 @@ export function paint(pen, who, ms) {
     return 'M246 150Q240 62 320 60T394 150Q394 176 386 190H254Q246 176 246 150Z';
   };
   const mane = pen.createLinearGradient(230, 40, 410, 320);
-  [[0, shade(my.hair, 0.16)], [0.5, my.hair], [1, shade(my.hair, -0.45)]].forEach(([at, c]) => mane.addColorStop(at, c));
+  const shades = [[0, shade(my.hair, 0.16)], [0.5, my.hair], [1, shade(my.hair, -0.45)]];
+  shades.forEach(([at, colour]) => mane.addColorStop(at, colour));
   if (my.style === 'curly') {
     for (let i = 0; i < 26; i++) {
       const a = Math.PI * (0.86 + (i / 25) * 1.28);
@@ -133,7 +145,8 @@ export function paint(pen, who, ms) {
   const face = glow(298, 138, 150, shade(my.skin, 0.24), my.skin, shade(my.skin, -0.34));
   oval(shade(my.skin, -0.16), 254, 166, 11, 20);
   oval(shade(my.skin, -0.26), 386, 166, 11, 20);
-  soft(0.7, () => fill(face, 'M256 146Q254 76 320 74T384 146Q386 196 362 226Q342 246 320 246T278 226Q254 196 256 146Z'));
+  const head = 'M256 146Q254 76 320 74T384 146Q386 196 362 226Q342 246 320 246T278 226Q254 196 256 146Z';
+  soft(0.7, () => fill(face, head));
   soft(8, () => {
     oval('#d0614a2b', 284, 190, 19, 13);
     oval('#d0614a2b', 354, 190, 19, 13);
@@ -143,7 +156,8 @@ export function paint(pen, who, ms) {
   if (my.beard) {
     soft(5, () => {
       pen.globalAlpha = my.beard;
-      fill(shade(my.hair, -0.1), 'M260 176Q262 226 290 240T350 240Q378 226 380 176Q370 204 346 202Q320 194 294 202Q270 204 260 176Z');
+      const beard = 'M260 176Q262 226 290 240T350 240Q378 226 380 176Q370 204 346 202Q320 194 294 202Q270 204 260 176Z';
+      fill(shade(my.hair, -0.1), beard);
       pen.globalAlpha = 1;
     });
   }
@@ -159,7 +173,8 @@ export function paint(pen, who, ms) {
       line('#2a1713', 2.3, `M${x - 14} 160q14 -16 28 -1`);
       line(shade(my.skin, -0.3), 1.1, `M${x - 12} 151q12 -8 25 0`);
     }
-    soft(0.8, () => line(shade(my.hair, -0.15), 4.4, `M${x - 16} ${x < 320 ? 141 : 136}Q${x} 128 ${x + 16} ${x < 320 ? 136 : 141}`));
+    const [outer, inner] = x < 320 ? [141, 136] : [136, 141];
+    soft(0.8, () => line(shade(my.hair, -0.15), 4.4, `M${x - 16} ${outer}Q${x} 128 ${x + 16} ${inner}`));
   }
   soft(2, () => line('#00000030', 5, 'M330 158Q334 184 336 190'));
   soft(1, () => {
@@ -182,7 +197,9 @@ export function paint(pen, who, ms) {
     curly: 'M262 110Q280 66 324 68T380 112Q350 92 320 94T262 110Z',
   }[my.style];
   soft(1, () => fill(mane, fringe));
-  for (let i = 0; i < 7; i++) soft(1.5, () => line('#ffffff12', 2, `M${268 + i * 15} 96Q${280 + i * 12} 74 ${292 + i * 9} 66`));
+  for (let i = 0; i < 7; i++) {
+    soft(1.5, () => line('#ffffff12', 2, `M${268 + i * 15} 96Q${280 + i * 12} 74 ${292 + i * 9} 66`));
+  }
   if (my.glasses) {
     for (const x of [293, 347]) line('#2b2b2f', 3, `M${x - 20} 150h40q4 0 3 7q-3 19 -22 19t-23 -19q-1 -7 2 -7z`);
     line('#2b2b2f', 3, 'M316 154q4 -4 8 0M268 153l-14 3M372 153l14 3');

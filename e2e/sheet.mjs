@@ -20,7 +20,7 @@ const folder = out.replace(/\.\w+$/, '');
 mkdirSync(folder, { recursive: true });
 
 const sizes = [[1280, 800], [1920, 1080], [390, 844], [844, 390]];
-const names = ['Grace', 'Linus', 'Ken', 'Barbara', 'Margaret', 'Edsger', 'Radia', 'Donald', 'Hedy', 'Alan', 'Katherine'];
+const names = 'Grace Linus Ken Barbara Margaret Edsger Radia Donald Hedy Alan Katherine'.split(' ');
 const settled = 1800; // ms, after which a picture has arrived
 
 const server = await startServer(directory, ['-addr', '127.0.0.1:0', '-ice', '[]', ...flags]);
@@ -76,7 +76,8 @@ test('contact sheet', async (t) => {
   const crowd = await newCrowd(t, server, decodeURIComponent(page.url().split('/room/')[1]));
   let here = 0;
   const grow = async (to) => {
-    await crowd.enter(...names.slice(here, to - 1).map((name) => ({ name, mic: name !== 'Linus', camera: name !== 'Radia' })));
+    const more = names.slice(here, to - 1);
+    await crowd.enter(...more.map((name) => ({ name, mic: name !== 'Linus', camera: name !== 'Radia' })));
     here = to - 1;
     await page.wait(`${to} tiles`, (to) => document.querySelectorAll('.tile').length === to, [to]);
     await sleep(settled);
@@ -135,9 +136,11 @@ after(async () => {
     shots.sort((a, b) => order(a) - order(b));
     return `<h2>${scene}</h2><p>${shots.map((f) => `<img src="${encodeURI(f)}">`).join('')}</p>`;
   });
-  const style = 'body{font:16px sans-serif;background:#777;width:max-content;margin:12px}h2{margin:4px 0;font-size:16px}p{margin:0}img{height:230px;margin-right:8px}';
+  const style = `body { font: 16px sans-serif; background: #777; width: max-content; margin: 12px }
+    h2 { margin: 4px 0; font-size: 16px } p { margin: 0 } img { height: 230px; margin-right: 8px }`;
   writeFileSync(`${folder}/index.html`, `<!doctype html><meta charset="utf-8"><style>${style}</style>${html.join('')}`);
-  const browser = await puppeteer.launch({ executablePath: process.env.CHROMIUM || '/usr/bin/chromium', args: ['--no-sandbox'] });
+  const executablePath = process.env.CHROMIUM || '/usr/bin/chromium';
+  const browser = await puppeteer.launch({ executablePath, args: ['--no-sandbox'] });
   const sheet = await browser.newPage();
   await sheet.goto(pathToFileURL(`${folder}/index.html`).href);
   const [width, height] = await sheet.evaluate(() => [document.body.offsetWidth + 24, document.body.offsetHeight + 24]);

@@ -26,8 +26,8 @@ func TestICEServersOfTheFlag(t *testing.T) {
 	require.Nil(t, none, "the pages use the servers of PeerJS")
 	for given, want := range map[string]string{
 		`[]`: `[]`,
-		`[{"urls":"turn:example.com","username":"</script>","credential":"c"}]`: `[{"urls":["turn:example.com"],"username":"</script>","credential":"c"}]`,
-		`[{"urls":["stun:a","stun:b"]}]`:                                        `[{"urls":["stun:a","stun:b"]}]`,
+		`[{"urls":"turn:a","username":"u","credential":"c"}]`: `[{"urls":["turn:a"],"username":"u","credential":"c"}]`,
+		`[{"urls":["stun:a","stun:b"]}]`:                      `[{"urls":["stun:a","stun:b"]}]`,
 	} {
 		servers, err := parseICE(given)
 		require.NoError(t, err, given)
@@ -65,7 +65,8 @@ func TestTheWholeLifeOfTheProgram(t *testing.T) {
 		require.Equal(t, http.StatusOK, res.StatusCode)
 		limited, cancel := context.WithTimeout(t.Context(), waitLimit)
 		defer cancel()
-		ada, _, err := websocket.Dial(limited, url+"/peerjs/peerjs?key=peerjs&id=ada&token=1", &websocket.DialOptions{HTTPClient: insecure})
+		ada, _, err := websocket.Dial(limited, url+"/peerjs/peerjs?key=peerjs&id=ada&token=1",
+			&websocket.DialOptions{HTTPClient: insecure})
 		require.NoError(t, err)
 		defer ada.CloseNow()
 		_, data, err := ada.Read(limited)

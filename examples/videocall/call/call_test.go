@@ -185,7 +185,8 @@ func TestPagesGetTheServersOfTheOptions(t *testing.T) {
 	defer ada.CloseNow()
 	_, first, err := ada.Read(t.Context())
 	require.NoError(t, err)
-	require.JSONEq(t, `{"type":"ICE-SERVERS","payload":{"iceServers":[{"urls":["turn:example.com"],"username":"ada"}]}}`, string(first))
+	require.JSONEq(t, `{"type":"ICE-SERVERS","payload":{"iceServers":[{"urls":["turn:example.com"],"username":"ada"}]}}`,
+		string(first))
 }
 
 func TestPagesAreToldThatTheServerEnds(t *testing.T) {

@@ -4,7 +4,11 @@ import { $, all, icon, make, memory } from "./dom.js";
 import { explain } from "./help.js";
 import { audioContext } from "./media.js";
 
-const lists = { camera: ["camera-in", "videoinput", "Camera"], mic: ["mic-in", "audioinput", "Microphone"], speaker: ["speaker", "audiooutput", "Speaker"] };
+const lists = {
+  camera: ["camera-in", "videoinput", "Camera"],
+  mic: ["mic-in", "audioinput", "Microphone"],
+  speaker: ["speaker", "audiooutput", "Speaker"],
+};
 const another = "another"; // the choice that lets Firefox ask for a speaker
 const words = { mic: "Microphone", camera: "Camera" };
 let media;
@@ -64,9 +68,10 @@ function tell(box, kind, error) {
   if (!error) return box.replaceChildren();
   const { what, todo } = explain(kind, error);
   if (box.firstChild?.textContent === `${what} ${todo}`) return;
-  const retry = make("button", { type: "button", textContent: "Retry", onclick: () => media.retry(kind) });
+  const button = (textContent, onclick) => make("button", { type: "button", textContent, onclick });
+  const retry = button("Retry", () => media.retry(kind));
   retry.setAttribute("aria-label", `Retry the ${words[kind].toLowerCase()}`);
-  const without = make("button", { type: "button", textContent: "Go on without", onclick: () => media.set(kind, false) });
+  const without = button("Go on without", () => media.set(kind, false));
   box.replaceChildren(make("p", { role: "status" }, make("b", {}, what), ` ${todo}`), retry, without);
 }
 
@@ -77,7 +82,9 @@ async function list() {
     const found = devices.filter((d) => d.kind === type && d.deviceId);
     const options = found.map((d, i) => new Option(d.label || `${word} ${i + 1}`, d.deviceId));
     if (kind === "speaker") options.unshift(new Option("Speaker of the system", ""));
-    if (kind === "speaker" && navigator.mediaDevices?.selectAudioOutput) options.push(new Option("Choose another…", another));
+    if (kind === "speaker" && navigator.mediaDevices?.selectAudioOutput) {
+      options.push(new Option("Choose another…", another));
+    }
     if (!options.length) options.push(new Option(`No ${word.toLowerCase()} found`, ""));
     $(id).replaceChildren(...options);
     $(id).disabled = !found.length && kind !== "speaker";

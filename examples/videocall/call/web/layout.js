@@ -4,6 +4,8 @@
 export const gap = 10;
 const ratio = 16 / 9; // of a tile in a grid or a strip
 
+const between = (least, value, most) => Math.min(most, Math.max(least, value));
+
 // inside returns the largest rectangle of a shape in a box, in its middle.
 function inside(shape, { left, top, width, height }) {
   const w = Math.max(0, Math.min(width, height * shape));
@@ -35,7 +37,7 @@ export function grid(n, box) {
 // withLarge returns one large rectangle of a shape and n of a strip, which is at the longer side.
 export function withLarge(n, shape, box) {
   const beside = box.width > box.height;
-  const strip = beside ? Math.min(340, Math.max(110, box.width * 0.2)) : Math.min(260, Math.max(100, box.height * 0.26));
+  const strip = beside ? between(110, box.width * 0.2, 340) : between(100, box.height * 0.26, 260);
   const [width, height] = beside ? [box.width - strip - gap, box.height] : [box.width, box.height - strip - gap];
   const rest = beside
     ? { left: box.left + width + gap, top: box.top, width: strip, height: box.height }
@@ -45,7 +47,7 @@ export function withLarge(n, shape, box) {
 
 // withSmall returns one large rectangle, and the size of a small one that lies over it.
 export function withSmall(shape, smallShape, box) {
-  const side = Math.min(230, Math.max(110, 0.2 * Math.max(box.width, box.height)));
-  const small = smallShape < 1 ? { width: side * smallShape, height: side } : { width: side, height: side / smallShape };
-  return { large: inside(shape, box), small };
+  const side = between(110, 0.2 * Math.max(box.width, box.height), 230);
+  const small = inside(smallShape, { left: 0, top: 0, width: side, height: side });
+  return { large: inside(shape, box), small: { width: small.width, height: small.height } };
 }

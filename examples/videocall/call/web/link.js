@@ -109,5 +109,9 @@ export class Link {
 const noWay = "The two browsers find no way to each other.";
 
 // shown takes from a message what we show of somebody, and nothing else.
-const shown = ({ name, mic, camera, screen }) =>
-  ({ name: String(name).slice(0, 40) || "Guest", mic: mic !== false, camera: Boolean(camera), screen: Boolean(screen) });
+const shown = ({ name, mic, camera, screen }) => ({
+  name: String(name).slice(0, 40) || "Guest",
+  mic: mic !== false,
+  camera: Boolean(camera),
+  screen: Boolean(screen),
+});

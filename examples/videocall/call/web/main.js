@@ -49,7 +49,13 @@ function enterCall() {
   const quality = keepQuality(room);
   const closing = new AbortController();
   for (const event of ["person", "gone"]) room.addEventListener(event, quality.fit, closing);
-  cleanUp = [keepConnected(room.peer, room.room), quality.stop, () => closing.abort(), watchStats(room), watchVoices(room, stage.speaks)];
+  cleanUp = [
+    keepConnected(room.peer, room.room),
+    quality.stop,
+    () => closing.abort(),
+    watchStats(room),
+    watchVoices(room, stage.speaks),
+  ];
   change();
   $("mic").focus();
 }

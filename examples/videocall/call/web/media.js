@@ -94,7 +94,8 @@ export class Media extends EventTarget {
 
   // sends says what the others hear and see of us.
   get sends() {
-    return { mic: this.on.mic && Boolean(this.real.mic), camera: this.on.camera && Boolean(this.real.camera), screen: Boolean(this.screen) };
+    const [mic, camera] = ["mic", "camera"].map((kind) => this.on[kind] && Boolean(this.real[kind]));
+    return { mic, camera, screen: Boolean(this.screen) };
   }
 
   #constraint(kind) {

@@ -60,11 +60,13 @@ export async function measure(link, reader = link) {
   const local = reports.find((r) => r.id === pair?.localCandidateId);
   const bytes = (type, field) => reports.filter((r) => r.type === type).reduce((sum, r) => sum + (r[field] ?? 0), 0);
 
-  const now = { at: performance.now(), sent: bytes("outbound-rtp", "bytesSent"), received: bytes("inbound-rtp", "bytesReceived") };
+  const [sent, received] = [bytes("outbound-rtp", "bytesSent"), bytes("inbound-rtp", "bytesReceived")];
+  const now = { at: performance.now(), sent, received };
   const before = last.get(reader) ?? now;
   last.set(reader, now);
   const rate = (key) => (now.at > before.at ? Math.round((8 * (now[key] - before[key])) / (now.at - before.at)) : 0);
-  const size = (r) => r?.frameWidth && { width: r.frameWidth, height: r.frameHeight, fps: Math.round(r.framesPerSecond ?? 0) };
+  const fps = (r) => Math.round(r.framesPerSecond ?? 0);
+  const size = (r) => r?.frameWidth && { width: r.frameWidth, height: r.frameHeight, fps: fps(r) };
   return {
     sending: size(out), receiving: size(into), up: rate("sent"), down: rate("received"),
     loss: far?.fractionLost,

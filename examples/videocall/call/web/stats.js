@@ -11,7 +11,8 @@ const known = (value, unit) => (value === undefined ? "–" : `${value} ${unit}`
 export function row(name, m) {
   const limit = m.limit && m.limit !== "none" ? ` (limited by ${m.limit})` : "";
   const lost = m.loss === undefined ? undefined : Math.round(m.loss * 100);
-  return [name, size(m.sending, m.up) + limit, size(m.receiving, m.down), known(m.ms, "ms"), known(lost, "%"), m.route ? `${m.route}, ${m.protocol}` : "–"];
+  const [sending, receiving] = [size(m.sending, m.up) + limit, size(m.receiving, m.down)];
+  return [name, sending, receiving, known(m.ms, "ms"), known(lost, "%"), m.route ? `${m.route}, ${m.protocol}` : "–"];
 }
 
 // watchStats fills the table for a room, while it is open, until the function that it returns is called.

@@ -10,7 +10,8 @@ export function setUp(keys) {
   on("tools", "keydown", (event) => {
     const now = buttons();
     const at = now.indexOf(event.target);
-    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - 1, ArrowDown: at + 1, Home: 0, End: -1 }[event.key];
+    const [before, next] = [at - 1, at + 1];
+    const to = { ArrowLeft: before, ArrowRight: next, ArrowUp: before, ArrowDown: next, Home: 0, End: -1 }[event.key];
     if (to === undefined || at < 0) return;
     event.preventDefault();
     now.at(to % now.length).focus();
