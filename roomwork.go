@@ -44,12 +44,12 @@ type lateEdits struct {
 	joins, leaves map[string]bool
 }
 
-// note notes an edit that has failed.
-func (l *lateEdits) note(j *roomJob) {
+// note notes an edit that began at a time and has failed.
+func (l *lateEdits) note(j *roomJob, began time.Time) {
 	if time.Now().After(l.until) {
 		l.joins, l.leaves = make(map[string]bool), make(map[string]bool)
 	}
-	l.until = time.Now().Add(editWithin + clockError)
+	l.until = began.Add(editWithin + clockError)
 	for id := range j.joins {
 		l.joins[id] = true
 	}
@@ -201,7 +201,7 @@ func (w *roomWork) run(room string) {
 		w.jobs[room] = newRoomJob()
 		w.mu.Unlock()
 		late.await(n.ctx, job)
-		members, err := w.edit(room, job)
+		members, began, err := w.edit(room, job)
 		if err == nil {
 			retry = minRetry
 			w.realm.applyList(room, job, members)
@@ -217,7 +217,7 @@ func (w *roomWork) run(room string) {
 		}
 		n.engineFailed(err)
 		if !errors.Is(err, cluster.ErrTooLate) {
-			late.note(job)
+			late.note(job, began)
 		}
 		sleep(n.ctx, retry)
 		retry = min(2*retry, maxRetry)
@@ -270,26 +270,27 @@ func (j *roomJob) before(failed *roomJob) {
 	maps.Copy(j.left, failed.left)
 }
 
-// edit tells the engine.
-func (w *roomWork) edit(room string, job *roomJob) (members map[string]cluster.Member, err error) {
+// edit tells the engine. If that fails, began is when the edit that failed began.
+func (w *roomWork) edit(room string, job *roomJob) (members map[string]cluster.Member, began time.Time, err error) {
 	n := w.realm.node
 	select {
 	case w.slots <- struct{}{}:
 	case <-n.ctx.Done():
-		return nil, n.ctx.Err()
+		return nil, began, n.ctx.Err()
 	}
 	defer func() { <-w.slots }()
 	job.dropEnded()
 	for _, e := range job.edits(n.name, w.realm.opts.MaxRoomMembers) {
+		began = time.Now()
 		e.Before = n.engine.Now().Add(editWithin)
 		ctx, cancel := context.WithTimeout(n.ctx, editWithin)
 		members, err = n.engine.Room(ctx, room, e)
 		cancel()
 		if err != nil {
-			return nil, err
+			return nil, began, err
 		}
 	}
-	return members, nil
+	return members, began, nil
 }
 
 // edits returns what the engine is to be told, one edit after the other. Mostly it is one.
