@@ -74,6 +74,7 @@ async function launch(name) {
     .launch({
       ...browsers[name],
       signal: killer.signal,
+      acceptInsecureCerts: true,
       timeout: startTimeout,
       protocolTimeout: startTimeout,
       defaultViewport: { width: 1280, height: 720 },

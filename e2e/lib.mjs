@@ -250,7 +250,7 @@ export class Tab {
   watch = (id) => this.run('watch', [id]);
   tell = (message) => this.run('tell', [message]); // to the server
   config = () => this.run('config'); // of the connections that the client will make
-  pair = (id) => this.run('pair', [id]); // of the candidates that a connection uses
+  pair = (id, options) => this.run('pair', [id, options]); // of the candidates that a connection uses
   disconnect = () => this.run('disconnect');
   reconnect = () => this.run('reconnect');
   listAllPeers = () => this.run('listAllPeers');

@@ -8,6 +8,7 @@ window.e2e = (() => {
   const unread = {}; // event name -> values that no test has asked for yet
   let waiting = []; // {name, resolve, reject} of tests that asked before the event came
   const channels = {}; // peer id -> the newest DataConnection with it
+  const calls = {}; // peer id -> the newest MediaConnection with it
   const videos = {}; // peer id -> the <video> that shows it
   let peer;
 
@@ -62,19 +63,22 @@ window.e2e = (() => {
     })
   }
 
-  // pair waits until the connection with a peer has selected two candidates, and returns their types and
-  // how many bytes it has sent over them. Firefox marks the pair, and Chromium names it in the transport.
-  async function pair(id) {
+  // pair waits until the data connection with a peer, or the call with it, has selected two candidates, and returns
+  // their types and how many bytes it has sent over them. Firefox marks the pair, and Chromium names it in the
+  // transport. relayed is how the browser reaches TURN: udp, tcp or tls.
+  async function pair(id, { call = false } = {}) {
     for (;;) {
-      const stats = [...(await channels[id].peerConnection.getStats()).values()];
+      const { peerConnection } = (call ? calls : channels)[id];
+      const stats = [...(await peerConnection.getStats()).values()];
       const find = (id) => stats.find((s) => s.id === id);
       const transport = stats.find((s) => s.type === 'transport' && s.selectedCandidatePairId);
       const used = transport
         ? find(transport.selectedCandidatePairId)
         : stats.find((s) => s.type === 'candidate-pair' && s.selected);
       if (used) {
-        const types = [used.localCandidateId, used.remoteCandidateId].map((id) => find(id).candidateType);
-        return { types, bytesSent: used.bytesSent };
+        const [local, remote] = [used.localCandidateId, used.remoteCandidateId].map(find);
+        const types = [local.candidateType, remote.candidateType];
+        return { types, bytesSent: used.bytesSent, relayed: local.relayProtocol };
       }
       await new Promise((done) => setTimeout(done, 50));
     }
@@ -111,6 +115,8 @@ window.e2e = (() => {
   }
 
   function showStream(call) {
+    calls[call.peer] = call;
+    call.on('iceStateChanged', (state) => note(`call ${state} ${call.peer}`));
     call.on('stream', (stream) => {
       const video = (videos[call.peer] ??= document.body.appendChild(document.createElement('video')));
       // The client raises `stream` once per track. The test must not take the second one for
