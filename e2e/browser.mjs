@@ -1,12 +1,16 @@
 // Chromium and Firefox behind one face: a test is written once and runs in both.
 // Puppeteer drives them, Chromium over its own protocol and Firefox over WebDriver BiDi.
 // Nothing outside this file knows which of the two it talks to.
+import { execFile } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
 import { after, test as nodeTest } from 'node:test';
+import { promisify } from 'node:util';
 import puppeteer from 'puppeteer-core';
 import { newFolder, startTimeout, stopTimeout, verbose, wantTimeout, within } from './base.mjs';
 
 const browsers = {
   chromium: {
+    store: '.pki/nssdb', // of authorities that it trusts, in its home
     browser: 'chrome',
     executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
     pipe: true, // the browser ends with this process, however that ends
@@ -23,11 +27,12 @@ const browsers = {
       // need multicast to resolve.
       '--disable-features=WebRtcHideLocalIpsWithMdns',
       // No name but loopback's is looked up, so a test can't depend on the internet.
-      '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1',
+      '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost',
     ],
   },
   // The preferences say what the flags above say.
   firefox: {
+    store: 'profile',
     browser: 'firefox',
     executablePath: process.env.FIREFOX || '/usr/bin/firefox-esr',
     extraPrefsFirefox: {
@@ -66,15 +71,35 @@ export function testTogether(name, run) {
   nodeTest(`${name} [${Object.keys(browsers).join(' and ')}]`, { skip }, (t) => run(t, ...names));
 }
 
+const authorities = []; // files
+
+// trust lets the browsers of this file trust an authority for certificates: the file has its certificate, as PEM.
+// It is called before the first page. certutil must be there (the package libnss3-tools of Debian).
+export function trust(file) {
+  if (launches) throw new Error('trust is called after newPage');
+  authorities.push(file);
+}
+
+// trustAuthorities puts the authorities into the store of a browser that is to start.
+async function trustAuthorities(store) {
+  if (authorities.length === 0) return;
+  mkdirSync(store, { recursive: true });
+  const certutil = (...args) => promisify(execFile)('certutil', ['-d', `sql:${store}`, ...args]);
+  await certutil('-N', '--empty-password');
+  for (const [i, file] of authorities.entries()) {
+    await certutil('-A', '-n', `authority ${i}`, '-t', 'C,,', '-i', file);
+  }
+}
+
 // launch starts a browser that keeps what it writes in a folder of its own.
 async function launch(name) {
   const killer = new AbortController();
   const home = newFolder(() => killer.abort());
+  await trustAuthorities(`${home.path}/${browsers[name].store}`);
   const browser = await puppeteer
     .launch({
       ...browsers[name],
       signal: killer.signal,
-      acceptInsecureCerts: true,
       timeout: startTimeout,
       protocolTimeout: startTimeout,
       defaultViewport: { width: 1280, height: 720 },

@@ -250,7 +250,7 @@ export class Tab {
   watch = (id) => this.run('watch', [id]);
   tell = (message) => this.run('tell', [message]); // to the server
   config = () => this.run('config'); // of the connections that the client will make
-  pair = (id, options) => this.run('pair', [id, options]); // of the candidates that a connection uses
+  pair = (id, options) => this.run('pair', [id, options ?? {}]); // of the candidates that a connection uses
   disconnect = () => this.run('disconnect');
   reconnect = () => this.run('reconnect');
   listAllPeers = () => this.run('listAllPeers');
@@ -318,4 +318,24 @@ export async function wantEcho(from, to, value = { text: `grüße ${randomUUID()
 export async function wantMovingVideo(tab, from) {
   await tab.next(`stream ${from.id}`);
   return tab.watch(from.id);
+}
+
+// wantRelayed checks that what two tabs send over an open data connection, and over their call if there is one, goes
+// through relays on both sides. by is how the browsers reach them: udp, tcp or tls.
+export async function wantRelayed(one, other, { by, call = false } = {}) {
+  const wantPair = async (tab, peer, options) => {
+    for (;;) {
+      const { types, bytesSent, relayed } = await tab.pair(peer.id, options);
+      assert.deepEqual(types, ['relay', 'relay']);
+      if (by) assert.equal(relayed, by);
+      if (bytesSent > 0) return;
+      // A browser counts a moment later, and Chromium may change to a pair that has carried nothing yet.
+      await wantEcho(one, other);
+    }
+  };
+  for (const [tab, peer] of [[one, other], [other, one]]) {
+    for (const options of [{}, ...(call ? [{ call }] : [])]) {
+      await within(wantTimeout, 'the pair has sent bytes', wantPair(tab, peer, options));
+    }
+  }
 }

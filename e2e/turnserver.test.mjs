@@ -1,35 +1,36 @@
 // Two pages that may reach each other only over the TURN server of module turn, which runs in the program of the
 // server. How a page gets its credentials is what docs/turn.md says; turn.test.mjs has the same with coturn.
 import assert from 'node:assert/strict';
-import { after } from 'node:test';
-import { wantTimeout } from './base.mjs';
+import path from 'node:path';
+import { after, describe } from 'node:test';
+import { newFolder, wantTimeout } from './base.mjs';
+import { trust } from './browser.mjs';
 import {
-  newPeer, sleep, startServer, test, uniqueId, wantChannel, wantEcho, wantMovingVideo, wantNoErrors, wantOpen, within,
+  newPeer, startServer, test, uniqueId, wantChannel, wantEcho, wantMovingVideo, wantNoErrors, wantOpen,
+  wantRelayed, within,
 } from './lib.mjs';
 
-const start = (...flags) => startServer('turn/internal/e2ehost', flags);
-const servers = Object.fromEntries(
-  await Promise.all(['udp', 'tcp', 'tls'].map(async (by) => [by, await start('-transport', by)])),
-);
-after(() => Promise.all(Object.values(servers).map((server) => server.stop())));
+const ttl = 6; // seconds: long enough to connect in, short enough to wait for
+
+const folder = newFolder();
+const authority = path.join(folder.path, 'authority.pem');
+const start = (by, ...flags) => startServer('turn/internal/e2ehost', ['-transport', by, ...flags]);
+const [udp, tcp, tls, brief] = await Promise.all([
+  start('udp'),
+  start('tcp'),
+  start('tls', '-authority', authority),
+  start('udp', '-ttl', `${ttl}s`),
+]);
+trust(authority);
+after(async () => {
+  await Promise.all([udp, tcp, tls, brief].map((server) => server.stop()));
+  folder.remove();
+});
 
 const config = { iceServers: [], iceTransportPolicy: 'relay' };
+const statsOf = async (server) => (await fetch(`${server.url}/stats`)).json();
 
-// wantRelay waits until a connection with a peer has sent bytes, and checks that they go through two relays.
-async function wantRelay(tab, peer, by, options) {
-  const used = async () => {
-    for (;;) { // a browser counts a moment later
-      const pair = await tab.pair(peer.id, options);
-      if (pair.bytesSent > 0) return pair;
-      await sleep(50);
-    }
-  };
-  const { types, relayed } = await within(wantTimeout, 'the pair has sent bytes', used());
-  assert.deepEqual(types, ['relay', 'relay']);
-  assert.equal(relayed, by);
-}
-
-// online opens two pages that are online.
+// online opens two pages that are online, and whose connections must go through relays.
 async function online(t, server) {
   const ids = [uniqueId('alice'), uniqueId('bob')];
   const tabs = await Promise.all(ids.map((id) => newPeer(t, server, { id, config }, { takesServers: true })));
@@ -37,17 +38,56 @@ async function online(t, server) {
   return tabs;
 }
 
-for (const [by, server] of Object.entries(servers)) {
+for (const [by, server] of Object.entries({ udp, tcp, tls })) {
   test(`data and pictures go through relays by ${by}`, async (t) => {
     const [alice, bob] = await online(t, server);
     await wantChannel(alice, bob);
     await wantEcho(alice, bob);
     await alice.call(bob.id);
     await Promise.all([wantMovingVideo(alice, bob), wantMovingVideo(bob, alice)]);
-    for (const [tab, peer] of [[alice, bob], [bob, alice]]) {
-      await wantRelay(tab, peer, by);
-      await wantRelay(tab, peer, by, { call: true });
-    }
+    await wantRelayed(alice, bob, { by, call: true });
     await wantNoErrors(alice, bob);
   });
 }
+
+// These wait for the clocks of browsers and credentials, so they run at once.
+describe('in time', { concurrency: true }, () => {
+  // Bob's browser would go on, as the call does not need the server of PeerJS: the end of his relays ends it.
+  test('a kick ends the picture on the other side', async (t) => {
+    const [alice, bob] = await online(t, udp);
+    await alice.call(bob.id);
+    await Promise.all([wantMovingVideo(alice, bob), wantMovingVideo(bob, alice)]);
+    await alice.next(`call connected ${bob.id}`);
+    const kicked = await fetch(`${udp.url}/kick?id=${bob.id}`, { method: 'POST' });
+    assert.equal(kicked.status, 200);
+    await alice.next(`call disconnected ${bob.id}`);
+  });
+
+  test('a page that is open for longer than the credentials live calls with new ones', async (t) => {
+    const [alice, bob] = await online(t, brief);
+    const old = (await alice.next('message ICE-SERVERS')).iceServers;
+    const expiry = Number(old[0].username.split(':')[0]);
+    const expired = async () => {
+      for (;;) { // the server sends new ones in time
+        const { iceServers } = await alice.next('message ICE-SERVERS');
+        if (Date.now() / 1000 > expiry) return iceServers;
+      }
+    };
+    const fresh = await within(wantTimeout, 'credentials after the end of the first', expired());
+    assert.ok(Number(fresh[0].username.split(':')[0]) > expiry);
+    await wantChannel(alice, bob);
+    await wantEcho(alice, bob);
+    await wantRelayed(alice, bob);
+    await wantNoErrors(alice, bob);
+
+    // The first ones make no relay any more.
+    const late = await newPeer(t, brief, { id: uniqueId('late'), config: { ...config, iceServers: old } });
+    await wantOpen(late);
+    const before = (await statsOf(brief)).Refused.expired;
+    await late.connect(bob.id);
+    const refused = async () => {
+      while ((await statsOf(brief)).Refused.expired === before);
+    };
+    await within(wantTimeout, 'the server refuses expired credentials', refused());
+  });
+});

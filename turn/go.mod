@@ -8,6 +8,7 @@ require (
 	github.com/pion/stun/v4 v4.0.1
 	github.com/pion/turn/v5 v5.1.3
 	github.com/stretchr/testify v1.12.1
+	nhooyr.io/websocket v1.8.17
 )
 
 require (
@@ -19,7 +20,6 @@ require (
 	golang.org/x/crypto v0.48.0 // indirect
 	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/sys v0.41.0 // indirect
-	nhooyr.io/websocket v1.8.17 // indirect
 )
 
 replace github.com/gopeerjs/peer => ../

@@ -6,18 +6,12 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
@@ -32,10 +26,11 @@ import (
 func main() {
 	transport := flag.String("transport", "udp", "`transport` between browsers and TURN: udp, tcp or tls")
 	ttl := flag.Duration("ttl", turn.DefaultTTL, "how long credentials are valid")
+	authority := flag.String("authority", "", "`file` to write, with the certificate that signs the one of tls")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	opts, err := options(*transport)
+	opts, err := options(*transport, *authority)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -46,7 +41,7 @@ func main() {
 }
 
 // options returns the options of a TURN server with one socket on loopback.
-func options(transport string) (opts turn.Options, err error) {
+func options(transport, authority string) (opts turn.Options, err error) {
 	const addr = "127.0.0.1:0"
 	opts.PublicIP = netip.MustParseAddr("127.0.0.1")
 	opts.BindIP = opts.PublicIP
@@ -60,35 +55,20 @@ func options(transport string) (opts turn.Options, err error) {
 		opts.TCP = []net.Listener{ln}
 		return opts, err
 	case "tls":
-		cert, err := selfSigned(opts.PublicIP)
+		cert, err := newCertificate("localhost", authority)
 		if err != nil {
 			return opts, err
 		}
 		ln, err := tls.Listen("tcp4", addr, &tls.Config{Certificates: []tls.Certificate{cert}})
+		if err != nil {
+			return opts, err
+		}
 		opts.TCP = []net.Listener{ln}
-		return opts, err
+		// Firefox connects by TLS to names only.
+		opts.URLs = []string{fmt.Sprintf("turns:localhost:%d?transport=tcp", ln.Addr().(*net.TCPAddr).Port)}
+		return opts, nil
 	}
 	return opts, fmt.Errorf("-transport %q is not udp, tcp or tls", transport)
-}
-
-// selfSigned makes a certificate for an address. The browsers of the tests do not ask who signed it.
-func selfSigned(ip netip.Addr) (tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	now := time.Now()
-	template := x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()), // Firefox refuses two certificates of one issuer with the same number
-		Subject:      pkix.Name{CommonName: "e2ehost"},
-		NotBefore:    now.Add(-time.Hour),
-		NotAfter:     now.Add(24 * time.Hour),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		IPAddresses:  []net.IP{ip.AsSlice()},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
 func run(ctx context.Context, opts turn.Options) error {
