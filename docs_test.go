@@ -76,7 +76,7 @@ func TestThePagesInDocsAreShort(t *testing.T) {
 func TestTheGoOfThePagesIsCompiled(t *testing.T) {
 	sources, err := filepath.Glob("example_*test.go")
 	require.NoError(t, err)
-	sources = append(sources, "console/example_test.go")
+	sources = append(sources, "console/example_test.go", "turn/example_test.go")
 	err = filepath.WalkDir("examples", func(name string, _ fs.DirEntry, err error) error {
 		if strings.HasSuffix(name, ".go") {
 			sources = append(sources, name)

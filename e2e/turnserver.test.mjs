@@ -10,7 +10,7 @@ import {
   wantRelayed, within,
 } from './lib.mjs';
 
-const ttl = 6; // seconds: long enough to connect in, short enough to wait for
+const ttl = 4; // seconds: long enough to connect in, short enough to wait for
 
 const folder = newFolder();
 const authority = path.join(folder.path, 'authority.pem');

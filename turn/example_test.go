@@ -1,6 +1,8 @@
 package turn_test
 
 import (
+	"crypto/tls"
+	"expvar"
 	"fmt"
 	"log"
 	"net"
@@ -51,4 +53,44 @@ func ExampleServer_Usage() {
 			fmt.Fprintf(w, "%s: %d relays, %d bytes\n", c.ID(), u.Relays, u.BytesToPeers+u.BytesFromPeers)
 		}
 	})
+}
+
+// Some networks let only TLS at port 443 pass. A proxy there may pass connections for turn.example.com on to port 5349.
+func ExampleOptions_tls() {
+	cert, err := tls.LoadX509KeyPair("cert.pem", "key.pem") // of turn.example.com
+	if err != nil {
+		log.Fatal(err)
+	}
+	pc, err := net.ListenPacket("udp", ":3478")
+	if err != nil {
+		log.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", ":3478")
+	if err != nil {
+		log.Fatal(err)
+	}
+	secure, err := tls.Listen("tcp", ":5349", &tls.Config{Certificates: []tls.Certificate{cert}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ts, err := turn.New(turn.Options{
+		PublicIP: netip.MustParseAddr("203.0.113.7"),
+		UDP:      []net.PacketConn{pc},
+		TCP:      []net.Listener{ln, secure},
+		URLs: []string{
+			"turn:203.0.113.7:3478?transport=udp",
+			"turn:203.0.113.7:3478?transport=tcp",
+			"turns:turn.example.com:443?transport=tcp",
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer ts.Close()
+}
+
+// The counters are a variable of /debug/vars.
+func ExampleServer_Stats() {
+	var ts *turn.Server
+	expvar.Publish("turn", expvar.Func(func() any { return ts.Stats() }))
 }

@@ -54,8 +54,9 @@ type Options struct {
 	TCP []net.Listener
 
 	// URLs are what pages are told of the server, for example "turns:turn.example.com:5349?transport=tcp".
-	// Set them if the certificate of a tls.Listener is for a name, or if a NAT changes the ports. Default: a
-	// URL with PublicIP and the port for each of UDP and TCP.
+	// Set them if one of TCP is a tls.Listener, with the name in its certificate: Firefox connects by TLS to names
+	// only. Set them if a NAT changes the ports, too. Default: a URL with PublicIP and the port for each of UDP
+	// and TCP.
 	URLs []string
 
 	// Secret signs the credentials. Servers with the same secret accept each other's credentials, and so does
