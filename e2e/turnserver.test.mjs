@@ -6,7 +6,7 @@ import { after, describe } from 'node:test';
 import { newFolder, wantTimeout } from './base.mjs';
 import { trust } from './browser.mjs';
 import {
-  newPeer, startServer, test, uniqueId, wantChannel, wantEcho, wantMovingVideo, wantNoErrors, wantOpen,
+  byRole, newPage, newPeer, sleep, startServer, test, uniqueId, wantChannel, wantEcho, wantMovingVideo, wantNoErrors, wantOpen,
   wantRelayed, within,
 } from './lib.mjs';
 
@@ -50,8 +50,20 @@ for (const [by, server] of Object.entries({ udp, tcp, tls })) {
   });
 }
 
-// These wait for the clocks of browsers and credentials, so they run at once.
-describe('in time', { concurrency: true }, () => {
+// overRelays runs in a page: its connections must go through relays, and window.connections has them.
+function overRelays() {
+  window.connections = [];
+  const Direct = RTCPeerConnection;
+  window.RTCPeerConnection = class extends Direct {
+    constructor(config) {
+      super({ ...config, iceTransportPolicy: 'relay' });
+      window.connections.push(this);
+    }
+  };
+}
+
+// These mostly wait, for the clocks of browsers and credentials, so they run at the same time.
+describe('at the same time', { concurrency: true }, () => {
   // Bob's browser would go on, as the call does not need the server of PeerJS: the end of his relays ends it.
   test('a kick ends the picture on the other side', async (t) => {
     const [alice, bob] = await online(t, udp);
@@ -86,8 +98,26 @@ describe('in time', { concurrency: true }, () => {
     const before = (await statsOf(brief)).Refused.expired;
     await late.connect(bob.id);
     const refused = async () => {
-      while ((await statsOf(brief)).Refused.expired === before);
+      while ((await statsOf(brief)).Refused.expired === before) await sleep(50);
     };
     await within(wantTimeout, 'the server refuses expired credentials', refused());
+  });
+
+  test('the video call with a TURN server of its own goes through relays', async (t) => {
+    const call = await startServer('turn/cmd/videocall', ['-addr', '127.0.0.1:0', '-turn-port', '0']);
+    t.after(() => call.stop());
+    const join = async (name) => {
+      const page = await newPage(t, `${call.url}/room/team`, [[overRelays]]);
+      await page.fill(byRole('textbox', 'Your name'), name);
+      await page.click(byRole('button', 'Join'));
+      return page;
+    };
+    for (const page of await Promise.all(['Ada', 'Grace'].map(join))) {
+      await page.wait('two pictures, one of them over a relay', () => {
+        const shown = [...document.querySelectorAll('.tile video')].filter((video) => video.videoWidth > 0);
+        const isConnected = (c) => ['connected', 'completed'].includes(c.iceConnectionState);
+        return shown.length === 2 && window.connections.some(isConnected);
+      });
+    }
   });
 });
