@@ -6,8 +6,8 @@ import { after, describe } from 'node:test';
 import { newFolder, wantTimeout } from './base.mjs';
 import { trust } from './browser.mjs';
 import {
-  byRole, newPage, newPeer, sleep, startServer, test, uniqueId, wantChannel, wantEcho, wantMovingVideo, wantNoErrors, wantOpen,
-  wantRelayed, within,
+  byRole, newPage, newPeer, sleep, startServer, test, uniqueId, wantChannel, wantEcho, wantMovingVideo, wantNoErrors,
+  wantOpen, wantRelayed, within,
 } from './lib.mjs';
 
 const ttl = 4; // seconds: long enough to connect in, short enough to wait for
@@ -15,15 +15,16 @@ const ttl = 4; // seconds: long enough to connect in, short enough to wait for
 const folder = newFolder();
 const authority = path.join(folder.path, 'authority.pem');
 const start = (by, ...flags) => startServer('turn/internal/e2ehost', ['-transport', by, ...flags]);
-const [udp, tcp, tls, brief] = await Promise.all([
+const [udp, tcp, tls, brief, call] = await Promise.all([
   start('udp'),
   start('tcp'),
   start('tls', '-authority', authority),
   start('udp', '-ttl', `${ttl}s`),
+  startServer('turn/cmd/videocall', ['-addr', '127.0.0.1:0', '-turn-port', '0']),
 ]);
 trust(authority);
 after(async () => {
-  await Promise.all([udp, tcp, tls, brief].map((server) => server.stop()));
+  await Promise.all([udp, tcp, tls, brief, call].map((server) => server.stop()));
   folder.remove();
 });
 
@@ -50,8 +51,13 @@ for (const [by, server] of Object.entries({ udp, tcp, tls })) {
   });
 }
 
-// overRelays runs in a page: its connections must go through relays, and window.connections has them.
+// overRelays runs in a page: its connections must go through relays, and window.connections has them. The camera has
+// a small picture, because a large one is slow to encode.
 function overRelays() {
+  const devices = navigator.mediaDevices;
+  const camera = devices.getUserMedia.bind(devices);
+  const video = { width: 160, height: 90, frameRate: 5 };
+  devices.getUserMedia = (wanted) => camera({ ...wanted, ...(wanted.video && { video }) });
   window.connections = [];
   const Direct = RTCPeerConnection;
   window.RTCPeerConnection = class extends Direct {
@@ -62,7 +68,8 @@ function overRelays() {
   };
 }
 
-// These mostly wait, for the clocks of browsers and credentials, so they run at the same time.
+// These mostly wait, for the clocks of browsers and credentials, so they run at the same time. Browsers notice a lost
+// connection after five to ten seconds.
 describe('at the same time', { concurrency: true }, () => {
   // Bob's browser would go on, as the call does not need the server of PeerJS: the end of his relays ends it.
   test('a kick ends the picture on the other side', async (t) => {
@@ -104,10 +111,9 @@ describe('at the same time', { concurrency: true }, () => {
   });
 
   test('the video call with a TURN server of its own goes through relays', async (t) => {
-    const call = await startServer('turn/cmd/videocall', ['-addr', '127.0.0.1:0', '-turn-port', '0']);
-    t.after(() => call.stop());
+    const room = `${call.url}/room/${uniqueId('team')}`;
     const join = async (name) => {
-      const page = await newPage(t, `${call.url}/room/team`, [[overRelays]]);
+      const page = await newPage(t, room, [[overRelays]]);
       await page.fill(byRole('textbox', 'Your name'), name);
       await page.click(byRole('button', 'Join'));
       return page;
