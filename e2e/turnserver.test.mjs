@@ -39,18 +39,6 @@ async function online(t, server) {
   return tabs;
 }
 
-for (const [by, server] of Object.entries({ udp, tcp, tls })) {
-  test(`data and pictures go through relays by ${by}`, async (t) => {
-    const [alice, bob] = await online(t, server);
-    await wantChannel(alice, bob);
-    await wantEcho(alice, bob);
-    await alice.call(bob.id);
-    await Promise.all([wantMovingVideo(alice, bob), wantMovingVideo(bob, alice)]);
-    await wantRelayed(alice, bob, { by, call: true });
-    await wantNoErrors(alice, bob);
-  });
-}
-
 // overRelays runs in a page: its connections must go through relays, and window.connections has them. The camera has
 // a small picture, because a large one is slow to encode.
 function overRelays() {
@@ -68,9 +56,9 @@ function overRelays() {
   };
 }
 
-// These mostly wait, for the clocks of browsers and credentials, so they run at the same time. Browsers notice a lost
-// connection after five to ten seconds.
-describe('at the same time', { concurrency: true }, () => {
+// Some tests mostly wait, for the clocks of browsers and credentials, so others run at the same time. Browsers notice a
+// lost connection after five to ten seconds.
+describe('TURN in the same program', { concurrency: 2 }, () => {
   // Bob's browser would go on, as the call does not need the server of PeerJS: the end of his relays ends it.
   test('a kick ends the picture on the other side', async (t) => {
     const [alice, bob] = await online(t, udp);
@@ -126,4 +114,16 @@ describe('at the same time', { concurrency: true }, () => {
       });
     }
   });
+
+  for (const [by, server] of Object.entries({ udp, tcp, tls })) {
+    test(`data and pictures go through relays by ${by}`, async (t) => {
+      const [alice, bob] = await online(t, server);
+      await wantChannel(alice, bob);
+      await wantEcho(alice, bob);
+      await alice.call(bob.id);
+      await Promise.all([wantMovingVideo(alice, bob), wantMovingVideo(bob, alice)]);
+      await wantRelayed(alice, bob, { by, call: true });
+      await wantNoErrors(alice, bob);
+    });
+  }
 });
