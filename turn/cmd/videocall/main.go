@@ -9,7 +9,7 @@
 //	videocall -public-ip 203.0.113.7 -turns-port 5349 -turns-host turn.example.com:5349 -cert cert.pem -key key.pem
 //
 // A firewall must let UDP and TCP of -turn-port pass, TCP of -turns-port, and UDP from -min-port to -max-port.
-// Calls that are relayed end with the program; the pages call again when it is back.
+// Relays end with the program.
 package main
 
 import (

@@ -3,13 +3,22 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,6 +95,57 @@ func TestAPageGetsARelayOfTheSameProgram(t *testing.T) {
 	case <-time.After(waitLimit):
 		t.Fatal("the program did not end")
 	}
+}
+
+func TestThePageAndTURNHaveTheCertificate(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
+	require.NoError(t, err)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	roots := x509.NewCertPool()
+	require.True(t, roots.AppendCertsFromPEM(encode("CERTIFICATE", cert)))
+
+	c := onLoopback()
+	c.https, c.turnsPort = true, 0
+	c.cert, c.key = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	require.NoError(t, os.WriteFile(c.cert, encode("CERTIFICATE", cert), 0o600))
+	require.NoError(t, os.WriteFile(c.key, encode("PRIVATE KEY", pkcs8), 0o600))
+	log := make(lines, 100)
+	ctx, quit := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx, c, slog.New(slog.NewTextHandler(log, nil))) }()
+	for _, pattern := range []string{`turns:(127\.0\.0\.1:\d+)\?transport=tcp`, `https://(127\.0\.0\.1:\d+)/`} {
+		line := <-log
+		at := regexp.MustCompile(pattern).FindStringSubmatch(line)
+		require.NotNil(t, at, line)
+		conn, err := tls.Dial("tcp", at[1], &tls.Config{RootCAs: roots})
+		require.NoError(t, err)
+		conn.Close()
+	}
+	quit()
+	require.NoError(t, <-done)
+
+	c.turnsHost = "turn.example.com:443"
+	ctx, quit = context.WithCancel(t.Context())
+	go func() { done <- run(ctx, c, slog.New(slog.NewTextHandler(log, nil))) }()
+	for line := range log {
+		if strings.Contains(line, "urls=") {
+			require.Contains(t, line, "turns:turn.example.com:443?transport=tcp")
+			break
+		}
+	}
+	quit()
+	require.NoError(t, <-done)
+}
+
+func encode(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }
 
 // allocate makes a relay and returns its address.
