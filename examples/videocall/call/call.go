@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -60,9 +61,10 @@ type Options struct {
 // A Call serves the page of the video call and its PeerJS server. It must be mounted at the root
 // of a host. Use [New] to make one. Its methods may be called concurrently.
 type Call struct {
-	opts Options
-	srv  *peer.Server
-	mux  *http.ServeMux
+	ending sync.Once
+	opts   Options
+	srv    *peer.Server
+	mux    *http.ServeMux
 }
 
 //go:embed web
@@ -116,7 +118,7 @@ func (c *Call) Server() *peer.Server { return c.srv }
 // The calls that are running do not need this program and go on. The listener should be closed
 // before, or pages that reconnect at once reach a server that is about to end.
 func (c *Call) Shutdown(ctx context.Context) error {
-	c.tellTheEnd(ctx)
+	c.ending.Do(func() { c.tellTheEnd(ctx) }) // a second call waits for the first, so that no socket ends without the text
 	return c.srv.Shutdown(ctx)
 }
 
