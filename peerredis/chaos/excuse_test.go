@@ -126,6 +126,10 @@ func (h *History) local(m *message) *Conn {
 	return nil
 }
 
+// joining is how long a client that has just connected may wait for the engine: it asks to join two rooms, one after
+// the other, and what it sends behind that waits.
+const joining = 4500 * time.Millisecond
+
 // presentAt returns the holder, if no fault explains that a message does not reach it.
 func (h *History) presentAt(m *message) *Conn {
 	c := h.holder(m)
@@ -139,6 +143,9 @@ func (h *History) presentAt(m *message) *Conn {
 			continue
 		}
 		if !isLocal && f.ofEngine() || h.touches(m, f.Node) && !f.ofEngine() {
+			return nil
+		}
+		if f.ofEngine() && m.Send.At-h.Conns[m.Conn].Opened < joining {
 			return nil
 		}
 	}

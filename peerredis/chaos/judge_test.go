@@ -237,6 +237,20 @@ func TestPairs(t *testing.T) {
 			s.expire(a, "bob", 15001)
 			s.fault("redis-kill", everywhere, 10001, 10500)
 		}, []string{"lost"}, nil},
+		{"a client that joins rooms needs the engine", func(s scene) {
+			s.conn("alice", 0, 9500, -1)
+			s.conn("bob", 0, 0, -1)
+			s.send(a, "bob", 1, 10000)
+			s.recv(b, a, 1, 13500)
+			s.fault("redis-stop", everywhere, 9400, 13400)
+		}, nil, nil},
+		{"a client that has joined its rooms does not", func(s scene) {
+			s.conn("alice", 0, 0, -1)
+			s.conn("bob", 0, 0, -1)
+			s.send(a, "bob", 1, 10000)
+			s.recv(b, a, 1, 13500)
+			s.fault("redis-stop", everywhere, 9400, 13400)
+		}, []string{"slow"}, nil},
 		{"a LEAVE may be lost", func(s scene) { both(s); s.Sends = append(s.Sends, Send{a, "bob", 1, "LEAVE", ms(10000)}) }, nil, nil},
 		{"a judge that is late does not accuse", func(s scene) {
 			both(s)
