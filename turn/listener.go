@@ -1,8 +1,11 @@
 package turn
 
 import (
+	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -117,7 +120,7 @@ func (l *listener) accept() {
 }
 
 func (l *listener) admit(raw net.Conn) *conn {
-	c := &conn{Conn: raw, s: l.s, base: raw}
+	c := &conn{Conn: raw, s: l.s, base: raw, in: bufio.NewReaderSize(raw, maxDatagram)}
 	if under, ok := raw.(interface{ NetConn() net.Conn }); ok {
 		c.base = under.NetConn()
 	}
@@ -178,6 +181,7 @@ type conn struct {
 	net.Conn
 	s     *Server
 	base  net.Conn // below TLS: closing it does not wait for the client
+	in    *bufio.Reader
 	flow  flow
 	group netip.Addr
 
@@ -190,7 +194,16 @@ type conn struct {
 	released sync.Once
 }
 
-// Read reads what the client sends. A client without a relay has authTimeout in all, and no more of it after
+// The headers of what comes over TCP.
+const (
+	stunHeader    = 20
+	channelHeader = 4
+)
+
+var errFrame = errors.New("turn: neither a STUN message nor ChannelData that fits a datagram")
+
+// Read reads one frame, a STUN message or ChannelData, as a whole: pion calls itself for each part of one that it
+// gets, so bytes that come one by one would take a lot of memory for its stack. A client without a relay has authTimeout in all, and no more of it after
 // too many wrong credentials from its address.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.relays.Load() > 0 {
@@ -202,7 +215,23 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.s.refusals.count(refusedFlood)
 		return 0, refusedFlood
 	}
-	return c.Conn.Read(p)
+	head, err := c.in.Peek(channelHeader)
+	if err != nil {
+		return 0, err
+	}
+	n := int(binary.BigEndian.Uint16(head[2:]))
+	switch head[0] >> 6 {
+	case 0:
+		n += stunHeader
+	case 1:
+		n = (channelHeader + n + 3) &^ 3 // over TCP it is padded to a multiple of 4
+	default:
+		return 0, errFrame
+	}
+	if n > len(p) {
+		return 0, errFrame
+	}
+	return io.ReadFull(c.in, p[:n])
 }
 
 // Write writes to the client. What was written in part can be followed by nothing, so an error ends the

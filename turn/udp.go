@@ -28,8 +28,7 @@ const (
 
 // stunClass returns the class of a STUN message, or a negative number if p is none.
 func stunClass(p []byte) int {
-	const header = 20
-	if len(p) < header || p[0]>>6 != 0 {
+	if len(p) < stunHeader || p[0]>>6 != 0 {
 		return -1
 	}
 	t := binary.BigEndian.Uint16(p)
