@@ -151,6 +151,9 @@ func (us *users) leave(name string, c *peer.Client, now time.Time) {
 	defer us.mu.Unlock()
 	if u := us.all[name]; u.isLocked(c) {
 		u.client = nil
+		if u.left > 0 && !now.Before(u.leftAt) { // the minute of the one before has passed, and does not come back
+			u.revoked = max(u.revoked, u.left)
+		}
 		u.left, u.leftAt = u.issued, now.Add(goneAfter)
 		us.rememberLocked(u, now)
 	}
