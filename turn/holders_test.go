@@ -1,6 +1,7 @@
 package turn
 
 import (
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,5 +26,23 @@ func TestTheCredentialsOfAFormerHolderDoNotComeBack(t *testing.T) {
 		require.Equal(t, "ok", h.may(second), "it has a minute of its own")
 		time.Sleep(goneAfter)
 		require.Equal(t, "gone", h.may(second))
+	})
+}
+
+// Each holder's credentials expire a second later than those of the one before, however many there are.
+func TestCredentialsThatThisServerIssuedDoNotLastTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, Options{})
+		skew := int(clockSkew / time.Second)
+		for i := range skew + 10 {
+			h.Dial("alice", peertest.Token(strconv.Itoa(i))).Close()
+			synctest.Wait()
+		}
+		h.Dial("alice", peertest.Token("mine"))
+		username := h.last("alice")
+		expiry, name, _ := parseUsername(username)
+		require.Greater(t, expiry, time.Now().Add(DefaultTTL+clockSkew).Unix())
+		require.Equal(t, "ok", h.may(username))
+		require.Equal(t, "lasts too long", h.may(strconv.FormatInt(expiry+1, 10)+":"+name), "nobody has issued it")
 	})
 }

@@ -201,7 +201,7 @@ func (us *users) checkLocked(name string, expiry int64, now time.Time) refusal {
 		return refusedClosing
 	case expiry <= now.Unix():
 		return refusedExpired
-	case expiry > now.Add(us.opts.TTL+clockSkew).Unix():
+	case expiry > now.Add(us.opts.TTL+clockSkew).Unix() && (u == nil || expiry > u.issued):
 		return refusedTooLong
 	case u != nil && expiry <= u.revoked:
 		return refusedRevoked
