@@ -115,18 +115,18 @@ func (s *Server) events() pion.EventHandler {
 			}
 		},
 		OnAllocationCreated: func(client, server net.Addr, _, _, _ string, addr net.Addr, _ int) {
-			f, _ := flowOf(client, server)
 			if _, tcp := client.(*net.TCPAddr); !tcp {
+				f, _ := flowOf(client, server)
 				s.flows.Store(f, nil)
-			} else if c := s.conns.get(f); c != nil {
+			} else if c := s.conns.get(client); c != nil {
 				c.allocated(1)
 			}
 		},
 		OnAllocationDeleted: func(client, server net.Addr, _, _, _ string) {
-			f, _ := flowOf(client, server)
 			if _, tcp := client.(*net.TCPAddr); !tcp {
+				f, _ := flowOf(client, server)
 				s.flows.Delete(f)
-			} else if c := s.conns.get(f); c != nil {
+			} else if c := s.conns.get(client); c != nil {
 				c.allocated(-1)
 			}
 			s.running.Done()

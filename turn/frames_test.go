@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"net"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/pion/stun/v4"
@@ -55,4 +57,30 @@ func TestAFrameThatIsNoneEndsTheConnection(t *testing.T) {
 	}
 	_, err := connOf([]byte{0, 1, 0, 0, 0x21}).Read(buf)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF, "a part of a frame")
+}
+
+// pion tells late that the relay of the connection before has ended.
+func TestAClientThatIsBackFromTheSamePortKeepsItsRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := newPipeServer(t, plain, Options{})
+		events, addr := s.events(), &net.UDPAddr{}
+		first := l.dial("192.0.2.1:1000")
+		synctest.Wait()
+		before := s.connFrom("192.0.2.1:1000")
+		s.running.Add(1)
+		events.OnAllocationCreated(before.RemoteAddr(), before.LocalAddr(), "", "", "", addr, 0)
+		require.EqualValues(t, 1, before.relays.Load())
+		first.Close()
+		synctest.Wait()
+		c := l.dial("192.0.2.1:1000")
+		synctest.Wait()
+		now := s.connFrom("192.0.2.1:1000")
+		require.NotSame(t, before, now)
+		s.running.Add(1)
+		events.OnAllocationCreated(now.RemoteAddr(), now.LocalAddr(), "", "", "", addr, 0)
+		events.OnAllocationDeleted(before.RemoteAddr(), before.LocalAddr(), "", "", "")
+		require.EqualValues(t, 1, now.relays.Load())
+		events.OnAllocationDeleted(now.RemoteAddr(), now.LocalAddr(), "", "", "")
+		require.Equal(t, authTimeout, lifetime(c))
+	})
 }

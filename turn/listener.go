@@ -28,14 +28,14 @@ type conns struct {
 
 	mu      sync.Mutex         // guards the following
 	all     map[*conn]struct{} // all that are open
-	flows   map[flow]*conn
+	remotes map[net.Addr]*conn // by the pointer that pion is given: a later connection has the same address
 	perAddr map[netip.Addr]int // group -> its connections; absent: none
 	closed  bool
 }
 
 func newConns(opts *Options) *conns {
 	return &conns{
-		opts: opts, all: make(map[*conn]struct{}), flows: make(map[flow]*conn), perAddr: make(map[netip.Addr]int),
+		opts: opts, all: make(map[*conn]struct{}), remotes: make(map[net.Addr]*conn), perAddr: make(map[netip.Addr]int),
 	}
 }
 
@@ -52,7 +52,7 @@ func (cs *conns) add(c *conn) refusal {
 		return refusedConnsPerAddr
 	}
 	cs.all[c] = struct{}{}
-	cs.flows[c.flow] = c
+	cs.remotes[c.remote] = c
 	cs.perAddr[c.group]++
 	return none
 }
@@ -61,18 +61,17 @@ func (cs *conns) remove(c *conn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	delete(cs.all, c)
-	if cs.flows[c.flow] == c {
-		delete(cs.flows, c.flow)
-	}
+	delete(cs.remotes, c.remote)
 	if cs.perAddr[c.group]--; cs.perAddr[c.group] == 0 {
 		delete(cs.perAddr, c.group)
 	}
 }
 
-func (cs *conns) get(f flow) *conn {
+// get returns the open connection with exactly this remote address, or nil.
+func (cs *conns) get(remote net.Addr) *conn {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return cs.flows[f]
+	return cs.remotes[remote]
 }
 
 func (cs *conns) len() int {
@@ -129,7 +128,7 @@ func (l *listener) admit(raw net.Conn) *conn {
 		c.base.Close()
 		return nil
 	}
-	c.flow, c.group = f, groupOf(f.client.Addr())
+	c.group = groupOf(f.client.Addr())
 	c.local, c.remote = (*net.TCPAddr)(wideUDPAddr(f.server)), (*net.TCPAddr)(wideUDPAddr(f.client))
 	why := refusedFlood
 	if !l.s.wrong.over(c.group) {
@@ -182,7 +181,6 @@ type conn struct {
 	s     *Server
 	base  net.Conn // below TLS: closing it does not wait for the client
 	in    *bufio.Reader
-	flow  flow
 	group netip.Addr
 
 	local, remote *net.TCPAddr // with IPs of 16 bytes, which pion would make for each packet

@@ -45,7 +45,7 @@ func (s *Server) check(t *testing.T) {
 		sum += n
 	}
 	require.Equal(t, len(s.conns.all), sum)
-	require.LessOrEqual(t, len(s.conns.flows), len(s.conns.all))
+	require.LessOrEqual(t, len(s.conns.remotes), len(s.conns.all))
 }
 
 // Users come, talk, go, and are revoked, all at once.

@@ -144,8 +144,8 @@ func TestAConnectionKnowsWhetherItHasARelay(t *testing.T) {
 	relays := func() int32 {
 		r.conns.mu.Lock()
 		defer r.conns.mu.Unlock()
-		require.Len(t, r.conns.flows, 1)
-		for _, c := range r.conns.flows {
+		require.Len(t, r.conns.remotes, 1)
+		for _, c := range r.conns.remotes {
 			return c.relays.Load()
 		}
 		return -1
