@@ -132,14 +132,14 @@ func (s *Server) events() pion.EventHandler {
 			s.running.Done()
 		},
 		// pion has no bounds for what follows. Only hostile clients reach ours.
-		OnPermissionCreated: func(_, _ net.Addr, _, _, _ string, addr net.Addr, _ net.IP) {
-			if r := s.ports.get(addr); r != nil && r.permissions.Add(1) > maxPermissions {
+		OnPermissionCreated: func(_, _ net.Addr, _, _, _ string, addr net.Addr, peer net.IP) {
+			if r := s.ports.get(addr); r != nil && r.permitted.add(peer) > maxPermissions {
 				s.overflow(r)
 			}
 		},
-		OnPermissionDeleted: func(_, _ net.Addr, _, _, _ string, addr net.Addr, _ net.IP) {
+		OnPermissionDeleted: func(_, _ net.Addr, _, _, _ string, addr net.Addr, peer net.IP) {
 			if r := s.ports.get(addr); r != nil {
-				r.permissions.Add(-1)
+				r.permitted.remove(peer)
 			}
 		},
 		OnChannelCreated: func(_, _ net.Addr, _, _, _ string, addr, _ net.Addr, _ uint16) {

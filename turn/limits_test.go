@@ -245,7 +245,7 @@ func TestALaterRelayAtAPortIsAnotherOne(t *testing.T) {
 		require.Zero(t, c.ask(stun.MethodCreatePermission, peerOf("9.9.9.9:9")))
 		r.users.mu.Lock()
 		for relay := range r.users.all["alice"].relays {
-			require.EqualValues(t, 1, relay.permissions.Load())
+			require.Len(t, relay.permitted.load(), 1)
 			require.Nil(t, r.ports.get(net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, first))))
 			require.Equal(t, relay, r.ports.get(relay.addr))
 		}
@@ -294,12 +294,19 @@ func TestExpiredPermissionsAndChannelsDoNotCount(t *testing.T) {
 		r := h.relay(h.last("alice"))
 		defer r.Close()
 		on := h.ts.events()
-		for range 2 * maxPermissions {
-			on.OnPermissionCreated(nil, nil, "", "", "", r.addr, nil)
-			on.OnPermissionDeleted(nil, nil, "", "", "", r.addr, nil)
+		for i := range 2 * maxPermissions {
+			ip := net.IPv4(9, 9, byte(i>>8), byte(i))
+			on.OnPermissionCreated(nil, nil, "", "", "", r.addr, ip)
+			on.OnPermissionDeleted(nil, nil, "", "", "", r.addr, ip)
+			on.OnPermissionDeleted(nil, nil, "", "", "", r.addr, ip) // when the relay ends meanwhile
 			on.OnChannelCreated(nil, nil, "", "", "", r.addr, nil, 0x4000)
 			on.OnChannelDeleted(nil, nil, "", "", "", r.addr, nil, 0x4000)
 		}
 		require.True(t, r.isOpen())
+		for i := range maxPermissions + 1 { // what was told twice counts once
+			require.True(t, r.isOpen(), i)
+			on.OnPermissionCreated(nil, nil, "", "", "", r.addr, net.IPv4(9, 9, byte(i>>8), byte(i)))
+		}
+		require.False(t, r.isOpen())
 	})
 }

@@ -235,7 +235,8 @@ func TestOnlyPeersWithAPermissionAreHeard(t *testing.T) {
 		send(t, denied, "not wanted", relay.LocalAddr())
 		send(t, good, "hello", relay.LocalAddr())
 		require.Equal(t, good.LocalAddr(), wantPacket(t, relay, "hello"))
-		require.EqualValues(t, 1, r.Usage("alice").DeniedPackets-before.DeniedPackets)
+		require.EqualValues(t, 2, r.Usage("alice").DeniedPackets-before.DeniedPackets)
+		require.EqualValues(t, 1, r.Usage("alice").PacketsFromPeers-before.PacketsFromPeers)
 		send(t, relay, "and back", good.LocalAddr())
 		require.Equal(t, relay.LocalAddr(), wantPacket(t, good, "and back"))
 	}

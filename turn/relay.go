@@ -61,9 +61,10 @@ type relay struct {
 	user *user        // set by users.add
 	once sync.Once
 
-	toPeers, fromPeers    counter
-	denied, dropped       atomic.Uint64
-	permissions, channels atomic.Int32
+	toPeers, fromPeers counter
+	denied, dropped    atomic.Uint64
+	permitted          permitted
+	channels           atomic.Int32
 
 	// Owned by the goroutine that reads.
 	source netip.AddrPort // of the packet before
@@ -110,7 +111,7 @@ func (r *relay) ReadFrom(p []byte) (int, net.Addr, error) {
 			continue // pion's buffer has cut it
 		}
 		peer, ok := r.s.peers.from(source)
-		if !ok {
+		if !ok || !r.permitted.has(peer.Addr()) { // pion drops it too, but strangers must not use up the meter
 			r.denied.Add(1)
 			continue
 		}

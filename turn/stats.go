@@ -52,7 +52,8 @@ type Usage struct {
 	BytesToPeers, BytesFromPeers     uint64 // relayed to peers, and from peers to clients
 	PacketsToPeers, PacketsFromPeers uint64
 
-	// DeniedPackets were dropped because the other end is not allowed as a peer (Options.AllowPeer).
+	// DeniedPackets were dropped because the other end is not allowed as a peer (Options.AllowPeer), or because the
+	// client has no permission for it.
 	DeniedPackets uint64
 
 	// DroppedPackets were dropped because of Options.UserBytesPerSecond.
