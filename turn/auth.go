@@ -79,8 +79,12 @@ func (s *Server) authenticate(ra *pion.RequestAttributes) (userID string, key []
 // unauthorized counts a request that was not accepted against its address.
 func (s *Server) unauthorized(client net.Addr, why refusal) {
 	s.refusals.count(why)
+	wrong := s.wrongUDP
+	if _, tcp := client.(*net.TCPAddr); tcp {
+		wrong = s.wrongTCP
+	}
 	if ap, ok := addrPortOf(client); ok {
-		s.wrong.take(groupOf(ap.Addr()))
+		wrong.take(groupOf(ap.Addr()))
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 // connOf is a connection over which these bytes come one by one.
 func connOf(sent []byte) *conn {
 	s := &Server{}
-	s.wrong = newLimiter(clock{time.Now()}, wrongPace)
+	s.wrongTCP = newLimiter(clock{time.Now()}, wrongPace)
 	return &conn{s: s, in: bufio.NewReaderSize(iotest.OneByteReader(bytes.NewReader(sent)), maxDatagram)}
 }
 

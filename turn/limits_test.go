@@ -165,19 +165,20 @@ func TestAFloodOfWrongCredentialsIsNotHeard(t *testing.T) {
 
 	guesser, idle := r.raw("udp", "127.0.0.1", "mallory"), r.raw("tcp", "127.0.0.1", "mallory")
 	guesser.credential, idle.credential = "wrong", "wrong"
-	guesser.hello()
-	for range slow.burst {
-		require.Equal(t, stun.CodeUnauthorized, guesser.ask(stun.MethodAllocate, overUDP))
+	for i, c := range []*raw{guesser, idle} {
+		c.hello()
+		for range slow.burst {
+			require.Equal(t, stun.CodeUnauthorized, c.ask(stun.MethodAllocate, overUDP))
+		}
+		require.EqualValues(t, (i+1)*slow.burst, r.refused("wrong credentials"), "what came over UDP may be forged")
 	}
-	require.EqualValues(t, slow.burst, r.refused("wrong credentials"))
-	guesser.write(stun.MethodAllocate, stun.ClassRequest, overUDP)
-	require.Eventually(t, func() bool { return r.refused("flood") == 1 }, wait, tick)
-	require.EqualValues(t, slow.burst, r.refused("wrong credentials"), "pion has not seen it")
 
-	// Neither can the address try over TCP.
-	idle.hello0()
+	// The connection ends, and the address gets no other one. Its packets are not heard.
 	wantEnd(t, idle.conn.(*pion.STUNConn).Conn())
-	require.EqualValues(t, 2, r.refused("flood"), "not the deadline has ended it")
+	require.EqualValues(t, 1, r.refused("flood"), "not the deadline has ended it")
+	guesser.write(stun.MethodAllocate, stun.ClassRequest, overUDP)
+	require.Eventually(t, func() bool { return r.refused("flood") == 2 }, wait, tick)
+	require.EqualValues(t, 2*slow.burst, r.refused("wrong credentials"), "pion has not seen it")
 	_, late := net.Pipe()
 	local := &net.TCPAddr{IP: loopback.AsSlice(), Port: 3478}
 	c := (&listener{s: r.Server}).admit(pipeEnd{late, local, guesser.conn.LocalAddr()})
@@ -204,6 +205,19 @@ func TestAnswersToForgedAddressesAreBounded(t *testing.T) {
 	victim.hello0()
 	require.Eventually(t, func() bool { return r.refused("flood") == 1 }, wait, tick)
 	require.Zero(t, other.allocate())
+}
+
+func TestBindingsForForgedAddressesAreBounded(t *testing.T) {
+	r := newRigAt(t, Options{}, wrongPace, slow)
+	victim, other := r.raw("udp", "127.0.0.1", "alice"), r.raw("udp", "127.0.0.2", "bob")
+	require.Zero(t, victim.allocate())
+	for range slow.burst - 1 { // hello was the first answer
+		require.Zero(t, victim.ask(stun.MethodBinding))
+	}
+	victim.write(stun.MethodBinding, stun.ClassRequest)
+	require.Eventually(t, func() bool { return r.refused("flood") == 1 }, wait, tick)
+	require.Zero(t, victim.ask(stun.MethodRefresh, seconds(600)), "who has credentials has no forged address")
+	require.Zero(t, other.ask(stun.MethodBinding))
 }
 
 func TestPermissionsAndChannelsAreBounded(t *testing.T) {

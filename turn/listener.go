@@ -131,7 +131,7 @@ func (l *listener) admit(raw net.Conn) *conn {
 	c.group = groupOf(f.client.Addr())
 	c.local, c.remote = (*net.TCPAddr)(wideUDPAddr(f.server)), (*net.TCPAddr)(wideUDPAddr(f.client))
 	why := refusedFlood
-	if !l.s.wrong.over(c.group) {
+	if !l.s.wrongTCP.over(c.group) {
 		why = l.s.conns.add(c)
 	}
 	if why != none {
@@ -202,14 +202,14 @@ var errFrame = errors.New("turn: neither a STUN message nor ChannelData that fit
 
 // Read reads one frame, a STUN message or ChannelData, as a whole: pion calls itself for each part of one that it
 // gets, so bytes that come one by one would take a lot of memory for its stack. A client without a relay has authTimeout in all, and no more of it after
-// too many wrong credentials from its address.
+// too many wrong credentials from its address over TCP.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.relays.Load() > 0 {
 		c.renew(&c.readAt, idleGrain, func() { c.Conn.SetReadDeadline(time.Now().Add(idleTimeout)) })
 		if c.relays.Load() == 0 { // it ended meanwhile: its deadline counts
 			c.expire()
 		}
-	} else if c.s.wrong.over(c.group) {
+	} else if c.s.wrongTCP.over(c.group) {
 		c.s.refusals.count(refusedFlood)
 		return 0, refusedFlood
 	}

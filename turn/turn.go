@@ -17,7 +17,7 @@ import (
 // what clients need.
 var (
 	wrongPace  = pace{perSecond: 100, burst: 1000}    // requests with wrong credentials
-	answerPace = pace{perSecond: 1000, burst: 10_000} // errors; the first request of each client gets one
+	answerPace = pace{perSecond: 1000, burst: 10_000} // over UDP to those who may have forged their address
 )
 
 const (
@@ -37,7 +37,9 @@ type Server struct {
 	conns *conns
 	flows sync.Map // flow -> nil: clients with a relay over UDP
 
-	wrong, answers *limiter
+	// The source of a UDP packet may be forged, so what comes over UDP shuts nobody out over TCP.
+	wrongUDP, wrongTCP *limiter
+	answers            *limiter
 
 	allocated, errors atomic.Uint64
 	refusals          refusals
@@ -65,7 +67,8 @@ func newServer(opts Options, wrong, answers pace) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{opts: opts, clock: clock{time.Now()}, closed: make(chan struct{})}
-	s.wrong, s.answers = newLimiter(s.clock, wrong), newLimiter(s.clock, answers)
+	s.wrongUDP, s.wrongTCP = newLimiter(s.clock, wrong), newLimiter(s.clock, wrong)
+	s.answers = newLimiter(s.clock, answers)
 	s.ports = newPorts(opts.MinPort, opts.MaxPort)
 	s.users, s.conns = newUsers(&s.opts), newConns(&s.opts)
 	s.peers = peers{

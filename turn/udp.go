@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/pion/stun/v4"
 )
 
 // A flow is a client's address and that of the socket at which it is served.
@@ -25,6 +27,9 @@ const (
 	classRequest = 0
 	classError   = 3
 )
+
+// bindingSuccess is the type of the answer that anybody gets who asks for a binding.
+var bindingSuccess = stun.BindingSuccess.Value()
 
 // stunClass returns the class of a STUN message, or a negative number if p is none.
 func stunClass(p []byte) int {
@@ -112,7 +117,7 @@ func (c *packetConn) ReadFrom(p []byte) (int, net.Addr, error) {
 // heard, so that somebody behind the same NAT cannot end its call.
 func (c *packetConn) refuses(client net.Addr) bool {
 	f, ok := flowOf(client, c.local)
-	if ok && !c.s.wrong.over(groupOf(f.client.Addr())) {
+	if ok && !c.s.wrongUDP.over(groupOf(f.client.Addr())) {
 		return false
 	}
 	if _, known := c.s.flows.Load(f); known {
@@ -122,10 +127,10 @@ func (c *packetConn) refuses(client net.Addr) bool {
 	return true
 }
 
-// WriteTo sends a packet to a client. Errors are answers to whoever sent a request, so their number is bounded
-// for each address: requests with a forged source make no flood of answers.
+// WriteTo sends a packet to a client. Whoever sends a request gets an error or a binding, so their number is
+// bounded for each address: requests with a forged source make no flood of answers.
 func (c *packetConn) WriteTo(p []byte, addr net.Addr) (int, error) {
-	if stunClass(p) == classError {
+	if class := stunClass(p); class == classError || class >= 0 && binary.BigEndian.Uint16(p) == bindingSuccess {
 		if ap, ok := addrPortOf(addr); ok && !c.s.answers.take(groupOf(ap.Addr())) {
 			c.s.refusals.count(refusedFlood)
 			return len(p), nil
