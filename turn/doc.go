@@ -28,12 +28,12 @@
 //
 // A relay must not be a way into the network of the server. It talks to no special-purpose address of IANA
 // (loopback, private, link-local with the metadata services of clouds, NAT64, 6to4, multicast and so on), however
-// the address is written; Options.AllowPeer opens some. Of the server's own address, it talks to the ports that
-// are relays at this moment, and to no other. It relays UDP only. The addresses of both ends are checked for each
-// packet.
+// the address is written; Options.AllowPeer opens some, but none that an interface of the machine has. Of the
+// server's own public address, it talks to the ports that are relays at this moment, and to no other. It relays UDP
+// only. The addresses of both ends are checked for each packet.
 //
-// Other services of the machine and of its neighbours that are reachable at public addresses stay reachable
-// through relays, with the address of this machine as the source. Do not trust that address.
+// Services of the machine's neighbours that are reachable at public addresses stay reachable through relays, with
+// the address of this machine as the source. Do not trust that address.
 //
 // # NAT
 //
@@ -44,8 +44,8 @@
 //
 // A connection has ten seconds to get a relay, TLS handshake included. Connections, relays, permissions, channels
 // and what is remembered are bounded. An address that floods the server with wrong credentials is not heard any
-// more until it stops; its clients that have relays are. Answers to forged addresses are bounded. Stats counts
-// what was refused, by cause.
+// more until it stops; its clients that have relays are. As the address of a UDP packet may be forged, a flood over
+// UDP leaves TCP open. Answers to forged addresses are bounded. Stats counts what was refused, by cause.
 //
 // # Concurrency
 //

@@ -201,8 +201,8 @@ const (
 var errFrame = errors.New("turn: neither a STUN message nor ChannelData that fits a datagram")
 
 // Read reads one frame, a STUN message or ChannelData, as a whole: pion calls itself for each part of one that it
-// gets, so bytes that come one by one would take a lot of memory for its stack. A client without a relay has authTimeout in all, and no more of it after
-// too many wrong credentials from its address over TCP.
+// gets, so bytes that come one by one would take a lot of memory for its stack. A client without a relay has
+// authTimeout in all, and no more of it after too many wrong credentials from its address over TCP.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.relays.Load() > 0 {
 		c.renew(&c.readAt, idleGrain, func() { c.Conn.SetReadDeadline(time.Now().Add(idleTimeout)) })

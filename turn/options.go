@@ -99,9 +99,10 @@ type Options struct {
 
 	// AllowPeer decides whether relays may talk to an address in a special-purpose network of IANA, for example
 	// a private one. The addresses are never IPv4-mapped. It is not asked for other addresses, which are
-	// always allowed, nor for multicast, broadcast, unspecified addresses and the server's own, which never
-	// are (of the own public address, the ports of relays are). It is called for each packet to or from such
-	// an address, on several goroutines at once, so it should only compare. A panic in it counts as a
+	// always allowed, nor for multicast, broadcast, unspecified addresses and those that the machine's
+	// interfaces have when New is called, which never are (of the own public address, the ports of relays
+	// are). All of 127.0.0.0/8 is the machine too: do not allow it. It is called for each packet to or from
+	// such an address, on several goroutines at once, so it should only compare. A panic in it counts as a
 	// refusal. Default (nil): no special-purpose address is allowed.
 	AllowPeer func(addr netip.Addr) bool
 

@@ -82,14 +82,37 @@ func neverPeer(addr netip.Addr) bool {
 
 // peers decides with whom relays may talk. Relays call it for each packet.
 type peers struct {
-	public  netip.Addr // is told to pages
-	local   netip.Addr // where relays of this server reach each other on this machine; may be public too
+	public  netip.Addr              // is told to pages
+	local   netip.Addr              // where relays of this server reach each other on this machine; may be public too
+	machine map[netip.Addr]struct{} // all addresses of the machine, at which its other services listen
 	allowed func(netip.Addr) bool
 	isRelay func(port uint16) bool // reports whether a port is that of a relay now
 }
 
+// machineAddrs returns the addresses of the machine.
+func machineAddrs() (map[netip.Addr]struct{}, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	own := make(map[netip.Addr]struct{})
+	for _, a := range addrs {
+		if prefix, ok := a.(*net.IPNet); ok {
+			addr, _ := netip.AddrFromSlice(prefix.IP)
+			own[addr.Unmap()] = struct{}{}
+		}
+	}
+	return own, nil
+}
+
 // isOwn reports whether an address is one of the server itself.
-func (p *peers) isOwn(addr netip.Addr) bool { return addr == p.public || addr == p.local }
+func (p *peers) isOwn(addr netip.Addr) bool {
+	if addr == p.public || addr == p.local {
+		return true
+	}
+	_, own := p.machine[addr]
+	return own
+}
 
 // allowsAddr reports whether any port of an address may be a peer.
 func (p *peers) allowsAddr(addr netip.Addr) bool {
@@ -118,8 +141,8 @@ func (p *peers) to(peer netip.AddrPort) (netip.AddrPort, bool) {
 // from returns the peer that a packet comes from. It is the inverse of to.
 func (p *peers) from(source netip.AddrPort) (netip.AddrPort, bool) {
 	addr, port := source.Addr().Unmap(), source.Port()
-	if p.isOwn(addr) {
-		return netip.AddrPortFrom(p.public, port), p.isRelay(port)
+	if p.isOwn(addr) { // relays send to each other from local
+		return netip.AddrPortFrom(p.public, port), (addr == p.local || addr == p.public) && p.isRelay(port)
 	}
 	return netip.AddrPortFrom(addr, port), p.allowsAddr(addr)
 }

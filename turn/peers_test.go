@@ -126,6 +126,34 @@ func TestTheOwnAddressStandsForRelays(t *testing.T) {
 	}
 }
 
+func TestNoAddressOfTheMachineIsAPeer(t *testing.T) {
+	p := filterFor("8.8.4.4", "0.0.0.0", func(netip.Addr) bool { return true })
+	for _, text := range []string{"10.0.0.5", "9.9.9.9", "fd00::5"} {
+		addr := netip.MustParseAddr(text)
+		require.True(t, p.allowsAddr(addr), text)
+		p.machine = map[netip.Addr]struct{}{addr: {}}
+		for _, a := range []netip.Addr{addr, mapped(addr)} {
+			require.False(t, p.allowsAddr(a), a)
+			_, ok := p.to(netip.AddrPortFrom(a, 50000))
+			require.False(t, ok, "to %v", a)
+			_, ok = p.from(netip.AddrPortFrom(a, 50000))
+			require.False(t, ok, "from %v: only its public address stands for relays", a)
+		}
+	}
+
+	addrs, err := net.InterfaceAddrs()
+	require.NoError(t, err)
+	require.NotEmpty(t, addrs)
+	r := newRig(t, Options{
+		PublicIP: netip.MustParseAddr("8.8.4.4"), BindIP: netip.MustParseAddr("127.0.0.3"),
+		AllowPeer: func(netip.Addr) bool { return true },
+	})
+	for _, a := range addrs {
+		addr, _ := netip.AddrFromSlice(a.(*net.IPNet).IP)
+		require.False(t, r.peers.allowsAddr(addr), addr)
+	}
+}
+
 // Whatever the filter lets pass is outside of the special-purpose networks, or is a relay.
 func FuzzPeers(f *testing.F) {
 	for _, text := range append(specialAddrs, globalAddrs...) {

@@ -71,8 +71,12 @@ func newServer(opts Options, wrong, answers pace) (*Server, error) {
 	s.answers = newLimiter(s.clock, answers)
 	s.ports = newPorts(opts.MinPort, opts.MaxPort)
 	s.users, s.conns = newUsers(&s.opts), newConns(&s.opts)
+	machine, err := machineAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("turn: reading the addresses of this machine: %w", err)
+	}
 	s.peers = peers{
-		public: opts.PublicIP, local: localOf(opts.BindIP),
+		public: opts.PublicIP, local: localOf(opts.BindIP), machine: machine,
 		allowed: opts.AllowPeer, isRelay: s.ports.isRelay,
 	}
 	probe, _, ok := s.bind(s.network())
