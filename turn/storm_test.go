@@ -29,7 +29,7 @@ func (s *Server) check(t *testing.T) {
 		}
 	}
 	require.Equal(t, relays, s.users.relays)
-	require.Equal(t, remembered, s.users.memory.Len())
+	require.Equal(t, remembered, s.users.rememberedLocked())
 	open := 0
 	for i := range s.ports.slots {
 		if r := s.ports.slots[i].Load(); r != nil {

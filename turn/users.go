@@ -30,7 +30,9 @@ type user struct {
 	revoked int64        // credentials that expire at this time or earlier make no relay
 	left    int64        // credentials that expire at this time or earlier make no relay from leftAt on
 	leftAt  time.Time
-	memory  *list.Element // in users.memory; nil: nothing is remembered
+	ended   bool          // the host has revoked it, or another client has overridden it
+	memory  *list.Element // in list; nil: nothing is remembered
+	list    *list.List    // users.revoked or users.gone
 	past    Usage         // of relays that have ended
 }
 
@@ -39,11 +41,12 @@ type user struct {
 type users struct {
 	opts  *Options
 	seed  maphash.Seed
-	bound int // of memory
+	bound int // of revoked and gone together
 
 	mu      sync.Mutex       // guards the following
 	all     map[string]*user // name -> user; absent: nothing is known
-	memory  *list.List       // of *user that are revoked or have left, the earliest first
+	revoked *list.List       // of *user, the earliest first
+	gone    *list.List       // of *user that have left and were not revoked, the earliest first
 	relays  int              // of all users
 	peak    int
 	past    Usage         // of relays that have ended
@@ -53,7 +56,8 @@ type users struct {
 
 func newUsers(opts *Options) *users {
 	return &users{
-		opts: opts, seed: maphash.MakeSeed(), bound: maxRemembered, all: make(map[string]*user), memory: list.New(),
+		opts: opts, seed: maphash.MakeSeed(), bound: maxRemembered, all: make(map[string]*user),
+		revoked: list.New(), gone: list.New(),
 	}
 }
 
@@ -76,28 +80,35 @@ func (us *users) tidyLocked(u *user) {
 
 // rememberLocked bounds what is remembered, in number and in time.
 func (us *users) rememberLocked(u *user, now time.Time) {
-	if u.memory == nil {
-		u.memory = us.memory.PushBack(u)
-	} else {
-		us.memory.MoveToBack(u.memory)
+	if u.memory != nil {
+		u.list.Remove(u.memory)
 	}
+	if u.list = us.gone; u.ended {
+		u.list = us.revoked
+	}
+	u.memory = u.list.PushBack(u)
 	us.expireLocked(now)
 }
 
-// expireLocked forgets what is remembered of credentials that have expired, and what exceeds the bound.
+func (us *users) rememberedLocked() int { return us.revoked.Len() + us.gone.Len() }
+
+// expireLocked forgets what is remembered of credentials that have expired, and what exceeds the bound. Those that
+// have left go first: anybody can connect and leave, and must not make the server forget whom its host has revoked.
 func (us *users) expireLocked(now time.Time) {
-	for e := us.memory.Front(); e != nil; e = us.memory.Front() {
-		u := e.Value.(*user)
-		if us.memory.Len() <= us.bound && max(u.revoked, u.left) >= now.Unix() {
-			return
+	for _, l := range []*list.List{us.gone, us.revoked} {
+		for e := l.Front(); e != nil; e = l.Front() {
+			u := e.Value.(*user)
+			if us.rememberedLocked() <= us.bound && max(u.revoked, u.left) >= now.Unix() {
+				break
+			}
+			us.forgetLocked(u)
 		}
-		us.forgetLocked(u)
 	}
 }
 
 func (us *users) forgetLocked(u *user) {
-	us.memory.Remove(u.memory)
-	u.memory, u.revoked, u.left = nil, 0, 0
+	u.list.Remove(u.memory)
+	u.memory, u.list, u.ended, u.revoked, u.left = nil, nil, false, 0, 0
 	us.tidyLocked(u)
 }
 
@@ -133,8 +144,8 @@ func (us *users) connectLocked(u *user, c *peer.Client) {
 	if u.token != token {
 		u.issued = 0
 	} else if u.left = 0; u.revoked == 0 && u.memory != nil {
-		us.memory.Remove(u.memory)
-		u.memory = nil
+		u.list.Remove(u.memory)
+		u.memory, u.list = nil, nil
 	}
 	u.client, u.token = c, token
 }
@@ -180,7 +191,7 @@ func (us *users) revoke(name string, c *peer.Client, now time.Time) (ended []*re
 	if u.client == nil {
 		last = max(last, now.Add(us.opts.TTL).Unix())
 	}
-	u.revoked = max(u.revoked, last)
+	u.ended, u.revoked = true, max(u.revoked, last)
 	if c != nil && u.isLocked(c) {
 		u.client = nil
 	}
@@ -311,7 +322,7 @@ func (us *users) snapshot(st *Stats, now time.Time) {
 			st.Usage.add(r.usage())
 		}
 	}
-	st.Relays, st.PeakRelays, st.Remembered = us.relays, us.peak, us.memory.Len()
+	st.Relays, st.PeakRelays, st.Remembered = us.relays, us.peak, us.rememberedLocked()
 }
 
 func (us *users) isClosing() bool {

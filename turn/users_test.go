@@ -325,7 +325,7 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 		us.revoke(fmt.Sprint("user ", i), nil, now)
 		us.revoke("again", nil, now)
 	}
-	require.Equal(t, us.bound, us.memory.Len())
+	require.Equal(t, us.bound, us.rememberedLocked())
 	require.Len(t, us.all, us.bound)
 	require.Equal(t, none, us.check("user 0", now.Unix()+60, now), "the earliest is forgotten")
 	require.Equal(t, refusedRevoked, us.check("user 100", now.Unix()+60, now))
