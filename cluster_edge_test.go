@@ -306,24 +306,31 @@ func TestAClientStaysWhenItsSuccessorWasRefused(t *testing.T) {
 	})
 }
 
-// A tardyEngine makes its first edit of a member that leaves two seconds after it has returned an error.
+// A tardyEngine makes its first edit of a member that leaves a while after it has returned an error.
 type tardyEngine struct {
 	cluster.Engine
-	was *atomic.Bool
+	was   *atomic.Bool
+	after time.Duration
 }
 
 func (e tardyEngine) Room(ctx context.Context, room string, edit cluster.Edit) (map[string]cluster.Member, error) {
 	if len(edit.Leave) > 0 && len(edit.Join) == 0 && !e.was.Swap(true) {
-		time.AfterFunc(2*time.Second, func() { e.Engine.Room(context.Background(), room, edit) })
+		time.AfterFunc(e.after, func() { e.Engine.Room(context.Background(), room, edit) })
 		return nil, errors.New("the connection is lost")
 	}
 	return e.Engine.Room(ctx, room, edit)
 }
 
 func TestAnEditThatWasOnItsWayForLongUndoesNothing(t *testing.T) {
+	for _, after := range []time.Duration{editWithin * 9 / 10, 2 * editWithin} { // what follows waits; it is too late
+		t.Run(after.String(), func(t *testing.T) { editOnItsWay(t, after) })
+	}
+}
+
+func editOnItsWay(t *testing.T, after time.Duration) {
 	synctest.Test(t, func(t *testing.T) {
 		m, rs := nodesWithRooms(t, 1)
-		r := newBubbleRig(t, Options{Cluster: tardyEngine{m.Engine(), new(atomic.Bool)}, AllowJoin: rs[0].srv.opts.AllowJoin})
+		r := newBubbleRig(t, Options{Cluster: tardyEngine{m.Engine(), new(atomic.Bool), after}, AllowJoin: rs[0].srv.opts.AllowJoin})
 		a, _ := bothInRoom(r, rs[0])
 		a.send(`{"type":"ROOM-LEAVE","payload":{"room":"x"}}`)
 		a.wantLeft("x", "a", ReasonLeft.String())

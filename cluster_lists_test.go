@@ -134,3 +134,42 @@ func TestRoomsThatFailHoldNoOthersUp(t *testing.T) {
 		away.Store(false)
 	})
 }
+
+func TestAfterALossOfDataAllIsWrittenTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, rs := nodesWithRooms(t, 1)
+		a, e := rs[0].connect("a"), m.Engine()
+		a.join("x")
+		a.wantMembers("x", "a")
+		find := func() cluster.Place {
+			places, err := e.Find(t.Context(), "a")
+			require.NoError(t, err)
+			return places["a"]
+		}
+		m.Forget()
+		at := find()
+		for ; at.Node == ""; at = find() {
+			time.Sleep(10 * time.Millisecond)
+		}
+		// What was written went to a master that has been replaced.
+		require.NoError(t, e.Release(t.Context(), cluster.Claim{ID: "a", Node: at.Node, Epoch: at.Epoch}))
+		_, err := e.Room(t.Context(), "x", cluster.Edit{Gone: at.Node})
+		require.NoError(t, err)
+		time.Sleep(againAfter + againWithin + time.Second)
+		require.Equal(t, at, find())
+		wantListed(t, rs[0], "a")
+	})
+}
+
+func TestAMemberThatComesBackQuietlyIsToldIfItsLeaveWas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, rs := nodesWithRooms(t, 2)
+		a, _ := bothInRoom(rs[0], rs[1])
+		_, err := m.Engine().Room(t.Context(), "x", cluster.Edit{Gone: rs[1].srv.realm.node.name})
+		require.NoError(t, err)
+		rs[0].srv.realm.roomChanged(&control{Room: []byte("x"), ID: []byte("b"), Reason: int(ReasonConnectionLost)})
+		a.wantLeft("x", "b", ReasonConnectionLost.String())
+		rs[0].connect("b")
+		a.wantJoined("x", "b")
+	})
+}

@@ -108,7 +108,8 @@ type Engine interface {
 	// not before.
 	Room(ctx context.Context, room string, e Edit) (map[string]Member, error)
 
-	// Now returns a time that is the same on all nodes, within one second.
+	// Now returns a time that is the same on all nodes within one second. It may differ by half a second from
+	// what Claim and Room compare with Before: with a clock that is further behind, all edits come too late.
 	Now() time.Time
 }
 
