@@ -48,6 +48,7 @@ func requireSocket(t *testing.T, browser *http.Client, base string, server *proc
 	for name, value := range map[string]string{
 		"Connection": "Upgrade", "Upgrade": "websocket",
 		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+		"X-Forwarded-For": "203.0.113.7", "Forwarded": "for=203.0.113.7", // lies
 	} {
 		req.Header.Set(name, value)
 	}
@@ -61,6 +62,16 @@ func requireSocket(t *testing.T, browser *http.Client, base string, server *proc
 	require.NoError(t, err)
 	require.Equal(t, "\x81\x0f"+open, string(frame))
 	server.want(t, `connected "alice" from "`+regexp.QuoteMeta(client)+`"`)
+}
+
+// requireNoToken ends the server, connects, and wants the proxy to write no token about it.
+func requireNoToken(t *testing.T, browser *http.Client, base string, server, proxy *process, refused string) {
+	t.Helper()
+	server.cmd.Process.Kill()
+	server.cmd.Wait()
+	require.Equal(t, http.StatusBadGateway, status(t, browser, base+"/peerjs?key=peerjs&id=bob&token="+token))
+	proxy.want(t, refused)
+	require.NotContains(t, proxy.said(), token)
 }
 
 func TestCaddyReachesTheServer(t *testing.T) {
@@ -77,14 +88,15 @@ func TestCaddyReachesTheServer(t *testing.T) {
 	server, addr := startServer(t, "peerjs", []string{"--proxied"}, nil)
 	place := freeAddr(t)
 	dir := t.TempDir()
-	text := "{\n\tadmin off\n}\n" + strings.ReplaceAll(readText(t, file), "peer:9000", addr)
+	text := "{\n\tadmin off\n" + strings.TrimPrefix(strings.ReplaceAll(readText(t, file), "peer:9000", addr), "{\n")
 	copied := filepath.Join(dir, file)
 	require.NoError(t, os.WriteFile(copied, []byte(text), 0o600))
 	env := []string{"DOMAIN=http://" + place, "HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir}
 	caddy := start(t, env, "caddy", "run", "--adapter", "caddyfile", "--config", copied)
-	requireSocket(t, newBrowser(t, nil), "http://"+place, server)
+	browser := newBrowser(t, nil)
+	requireSocket(t, browser, "http://"+place, server)
 	require.Contains(t, caddy.want(t, `.*alice.*`)[0], "REDACTED")
-	require.NotContains(t, caddy.said(), token)
+	requireNoToken(t, browser, "http://"+place, server, caddy, `connection refused.*bob`)
 }
 
 func TestNginxReachesTheServer(t *testing.T) {
@@ -104,6 +116,7 @@ func TestNginxReachesTheServer(t *testing.T) {
 	replace("/etc/letsencrypt/live/peer.example.com/fullchain.pem", cert)
 	replace("/etc/letsencrypt/live/peer.example.com/privkey.pem", key)
 	replace("/var/log/nginx/peerjs.log", "/dev/stdout")
+	replace("/var/log/nginx/peerjs-error.log", "stderr")
 	replace("127.0.0.1:9000", addr)
 	dir := t.TempDir()
 	file := filepath.Join(dir, "nginx.conf")
@@ -123,7 +136,7 @@ http {
 	require.Equal(t, http.StatusMovedPermanently, status(t, browser, "http://"+plain+"/"))
 	requireSocket(t, browser, "https://"+secure, server)
 	nginx.want(t, `"GET /peerjs" 101 `)
-	require.NotContains(t, nginx.said(), token)
+	requireNoToken(t, browser, "https://"+secure, server, nginx, `"GET /peerjs" 502 `)
 }
 
 // newCertificate makes a certificate for 127.0.0.1 and returns its files.
