@@ -43,13 +43,36 @@ type service struct {
 }
 
 func TestTheComposeFile(t *testing.T) {
-	values := map[string]string{"DOMAIN": "peer.test", "TURN_SECRET": "north", "PEER_CONSOLE": ""}
-	text := regexp.MustCompile(`\$\{(\w+):[?-]\}`).ReplaceAllStringFunc(readText(t, "compose.yml"), func(s string) string {
-		name := s[2:strings.Index(s, ":")]
+	for _, private := range []string{"", "10.1.2.3"} {
+		testCompose(t, map[string]string{
+			"DOMAIN": "peer.test", "TURN_SECRET": "north", "PEER_CONSOLE": "",
+			"PUBLIC_IP": strings.ReplaceAll(private, "10.1.2.3", "203.0.113.7"), "PRIVATE_IP": private,
+		})
+	}
+}
+
+// interpolate puts values in the place of variables, as compose does.
+func interpolate(t *testing.T, text string, values map[string]string) string {
+	value := func(name string) string {
 		assert.Contains(t, values, name)
 		return values[name]
+	}
+	either := regexp.MustCompile(`\$\{(\w+):([?+-])([^}]*)\}`)
+	text = either.ReplaceAllStringFunc(text, func(s string) string {
+		parts := either.FindStringSubmatch(s)
+		if parts[2] != "+" {
+			return value(parts[1])
+		} else if value(parts[1]) == "" {
+			return ""
+		}
+		return regexp.MustCompile(`\$\w+`).ReplaceAllStringFunc(parts[3], func(s string) string { return value(s[1:]) })
 	})
-	require.NotContains(t, text, "${")
+	require.NotContains(t, text, "$")
+	return text
+}
+
+func testCompose(t *testing.T, values map[string]string) {
+	text := interpolate(t, readText(t, "compose.yml"), values)
 	file := decode[struct {
 		Services map[string]service
 		Volumes  map[string]any
@@ -89,9 +112,17 @@ func TestTheComposeFile(t *testing.T) {
 	_, want, found := strings.Cut(readText(t, "../docs/turn.md"), "```\n")
 	require.True(t, found)
 	want, _, _ = strings.Cut(want, "```")
-	own := regexp.MustCompile(`(?m)^(realm|static-auth-secret|min-port|max-port)=.*\n`)
+	own := regexp.MustCompile(`(?m)^((realm|static-auth-secret|min-port|max-port|external-ip|allowed-peer-ip)=.*)?\n`)
 	require.Equal(t, own.ReplaceAllString(want, ""), own.ReplaceAllString(file.Configs["turn"].Content, ""))
-	require.Contains(t, file.Configs["turn"].Content, "\nstatic-auth-secret="+values["TURN_SECRET"]+"\n")
+	content := file.Configs["turn"].Content
+	require.Contains(t, content, "\nstatic-auth-secret="+values["TURN_SECRET"]+"\n")
+	if private := values["PRIVATE_IP"]; private != "" {
+		require.Contains(t, content, "\nexternal-ip="+values["PUBLIC_IP"]+"/"+private+"\nallowed-peer-ip="+private+"\n")
+	}
+	// A page makes two relays for each URL and each other page, of which a call of twelve has eleven.
+	quota, err := strconv.Atoi(regexp.MustCompile(`(?m)^user-quota=(\d+)$`).FindStringSubmatch(content)[1])
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, quota, 2*strings.Count(strings.Join(peer.Command, " "), "--turn=")*11)
 }
 
 // The time that a server needs to tell its clients, as its source has it.
