@@ -144,6 +144,12 @@ func TestTheUnitOfSystemd(t *testing.T) {
 	require.NoError(t, err)
 	require.Greater(t, time.Duration(stop)*time.Second, drainTimeout(t, "peerjs"))
 
+	// Without a limit of starts, systemd gives up after five within 10 s. A mistake in the flags does not mend itself.
+	require.Contains(t, unit, "\nStartLimitIntervalSec=0\n")
+	var exit *exec.ExitError
+	require.ErrorAs(t, exec.Command(binary(t, "peerjs"), "--concurrent_limit", "0").Run(), &exit)
+	require.Contains(t, unit, "\nRestartPreventExitStatus="+strconv.Itoa(exit.ExitCode())+"\n")
+
 	skipIfAbsent(t, "systemd-analyze")
 	file := filepath.Join(t.TempDir(), "peerjs.service")
 	verify := func(unit string) (string, error) {

@@ -2,9 +2,11 @@ package deploy
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -106,13 +108,18 @@ func TestTheServersOfKubernetesAnswerTheirProbes(t *testing.T) {
 	for file, program := range map[string]string{"one.yaml": "peerjs", "cluster.yaml": "cluster"} {
 		doc := at(manifests(t, "kubernetes/"+file), "Deployment peer")
 		args := words(pod(doc, "containers", 0, "args"))
-		requireFlags(t, program, args, nil)
-
-		flags := []string{}
-		if program == "cluster" {
-			flags = []string{"--redis", "redis://" + freeAddr(t)} // nobody is there
+		redis := freeAddr(t) // nobody is there
+		env := []string{}
+		for i := 0; pod(doc, "containers", 0, "env", i) != nil; i++ {
+			variable := pod(doc, "containers", 0, "env", i)
+			if value, ok := at(variable, "value").(string); ok {
+				value = strings.NewReplacer("$(REDIS_PASSWORD)", "0123abcd", "redis:6379", redis).Replace(value)
+				env = append(env, fmt.Sprint(at(variable, "name"), "=", value))
+			}
 		}
-		_, addr := startServer(t, program, flags, nil)
+		requireFlags(t, program, args, env)
+
+		_, addr := startServer(t, program, nil, env)
 		want := map[string]int{"/": http.StatusOK, "/healthz": http.StatusOK, "/readyz": http.StatusServiceUnavailable}
 		for _, probe := range []string{"startupProbe", "readinessProbe", "livenessProbe"} {
 			path, ok := pod(doc, "containers", 0, probe, "httpGet", "path").(string)
@@ -123,11 +130,49 @@ func TestTheServersOfKubernetesAnswerTheirProbes(t *testing.T) {
 			require.Equal(t, want[path], status(t, http.DefaultClient, "http://"+addr+path), path)
 		}
 
+		requireMemory(t, doc, file)
 		grace := time.Duration(pod(doc, "terminationGracePeriodSeconds").(int)) * time.Second
 		if sleep, ok := pod(doc, "containers", 0, "lifecycle", "preStop", "sleep", "seconds").(int); ok {
 			grace -= time.Duration(sleep) * time.Second
 		}
 		require.Greater(t, grace, drainTimeout(t, program), file)
+	}
+}
+
+// requireMemory wants Go to know of the limit of the container, and to have some room below it.
+func requireMemory(t *testing.T, doc any, file string) {
+	t.Helper()
+	limit, err := strconv.Atoi(strings.TrimSuffix(pod(doc, "containers", 0, "resources", "limits", "memory").(string), "Mi"))
+	require.NoError(t, err)
+	found := regexp.MustCompile(`GOMEMLIMIT, value: (\d+)MiB`).FindStringSubmatch(readText(t, "kubernetes/"+file))
+	require.NotNil(t, found, file)
+	soft, err := strconv.Atoi(found[1])
+	require.NoError(t, err)
+	require.Less(t, soft, limit, file)
+	require.Greater(t, soft, limit*3/4, file)
+}
+
+// Only who has the password of the Secret is a node, also where the network enforces no policy.
+func TestOnlyTheServersKnowThePasswordOfRedis(t *testing.T) {
+	skipIfAbsent(t, "redis-server")
+	objects := manifests(t, "kubernetes/cluster.yaml")
+	host, port, err := net.SplitHostPort(freeAddr(t))
+	require.NoError(t, err)
+	password := strings.Repeat("0123abcd", 8)
+	args := words(pod(objects["Deployment redis"], "containers", 0, "args"))
+	for i := range args {
+		args[i] = strings.ReplaceAll(args[i], "$(REDIS_PASSWORD)", password)
+	}
+	store := start(t, nil, "redis-server", append(args, "--bind", host, "--port", port)...)
+	store.want(t, "Ready to accept connections")
+
+	url := at(pod(objects["Deployment peer"], "containers", 0, "env", 1), "value").(string)
+	url = strings.ReplaceAll(url, "redis:6379", net.JoinHostPort(host, port))
+	require.Equal(t, "REDIS_URL", at(pod(objects["Deployment peer"], "containers", 0, "env", 1), "name"))
+	for given, want := range map[string]int{password: http.StatusOK, "0123": http.StatusServiceUnavailable} {
+		env := []string{"REDIS_URL=" + strings.ReplaceAll(url, "$(REDIS_PASSWORD)", given)}
+		_, addr := startServer(t, "cluster", nil, env)
+		require.Equal(t, want, status(t, http.DefaultClient, "http://"+addr+"/readyz"), given)
 	}
 }
 
@@ -158,7 +203,7 @@ func TestThePageAboutClustersShowsTheManifest(t *testing.T) {
 
 // A release changes all of them at once.
 func TestAllFilesNameImagesOfOneVersion(t *testing.T) {
-	named, found := regexp.MustCompile(`ghcr\.io/gopeerjs/[\w-]+:([\w.]+\w)`), make(map[string][]string)
+	named, found := regexp.MustCompile(`ghcr\.io/gopeerjs/[\w-]+:([\w.-]+\w)`), make(map[string][]string)
 	for _, pattern := range []string{"*.yml", "kubernetes/*.yaml", "../docs/*.md"} {
 		files, err := filepath.Glob(pattern)
 		require.NoError(t, err)
