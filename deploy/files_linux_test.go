@@ -21,6 +21,7 @@ func TestAnArchiveHasTheProgramAndItsLicense(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "peerjs "+testVersion+" ("+runtime.Version()+" linux/"+runtime.GOARCH+")\n", string(out))
 	require.Equal(t, readText(t, "../LICENSE"), readText(t, filepath.Join(filepath.Dir(file), "LICENSE")))
+	require.Contains(t, readText(t, filepath.Join(filepath.Dir(file), "THIRD-PARTY-LICENSES")), "== nhooyr.io/websocket ")
 	check := exec.Command("sha256sum", "--check", "--strict", "SHA256SUMS")
 	check.Dir = programs
 	out, err = check.CombinedOutput()

@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"debug/buildinfo"
 	"debug/elf"
 	"encoding/json"
 	"errors"
@@ -92,7 +93,7 @@ func root(t *testing.T, all archive, images []descriptor, arch string) (archive,
 	require.Equal(t, []string{digestOf(plain)}, c.RootFS.DiffIDs)
 	require.Equal(t, arch, c.Architecture)
 	files, modes := unpack(t, plain)
-	require.Equal(t, map[string]int64{"LICENSE": 0o444, "peerjs": 0o555}, modes)
+	require.Equal(t, map[string]int64{"LICENSE": 0o444, "THIRD-PARTY-LICENSES": 0o444, "peerjs": 0o555}, modes)
 	return files, c
 }
 
@@ -120,6 +121,13 @@ func TestTheImageRunsAsNobodyAndIsTheSameEachTime(t *testing.T) {
 		require.Empty(t, libraries)
 		require.Less(t, len(files["peerjs"]), 12<<20, "the image is small")
 		require.NotContains(t, string(files["peerjs"]), repository(t), "it has paths of this machine")
+		info, err := buildinfo.Read(bytes.NewReader(files["peerjs"]))
+		require.NoError(t, err)
+		require.NotEmpty(t, info.Deps)
+		require.Contains(t, string(files["THIRD-PARTY-LICENSES"]), "== "+info.GoVersion+"\n")
+		for _, dep := range info.Deps {
+			require.Contains(t, string(files["THIRD-PARTY-LICENSES"]), "== "+dep.Path+" "+dep.Version+"\n")
+		}
 	}
 
 	t.Run("the same each time", func(t *testing.T) {

@@ -63,7 +63,13 @@ func (r recipe) write(file string) (digest string, err error) {
 		if err != nil {
 			return "", err
 		}
-		m, err := l.addImage(r, arch, []entry{{"LICENSE", 0o444, license}, {r.program(), 0o555, program}})
+		others, err := r.licenses(arch)
+		if err != nil {
+			return "", err
+		}
+		m, err := l.addImage(r, arch, []entry{
+			{"LICENSE", 0o444, license}, {"THIRD-PARTY-LICENSES", 0o444, others}, {r.program(), 0o555, program},
+		})
 		if err != nil {
 			return "", err
 		}
@@ -110,10 +116,26 @@ func (r recipe) build(arch string) ([]byte, error) {
 	file := filepath.Join(dir, "program")
 	cmd := exec.Command("go", "build", "-C", r.dir, "-trimpath", "-buildvcs=false",
 		"-ldflags", "-s -w -buildid= -X main.version="+r.version, "-o", file, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0")
+	cmd.Env = environment(arch)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("building %s for %s: %w", r.dir, arch, err)
 	}
 	return os.ReadFile(file)
+}
+
+// licenses returns the licenses of what the program is linked with.
+func (r recipe) licenses(arch string) ([]byte, error) {
+	cmd := exec.Command(filepath.Join(r.dir, "..", "..", "deploy", "licenses"), r.dir)
+	cmd.Env = environment(arch)
+	cmd.Stderr = os.Stderr
+	text, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("collecting the licenses of %s: %w", r.dir, err)
+	}
+	return text, nil
+}
+
+func environment(arch string) []string {
+	return append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0")
 }
