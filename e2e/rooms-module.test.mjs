@@ -34,6 +34,8 @@ class FakePeer extends EventEmitter {
   hear = (type, payload) => this.socket.emit('message', { type, payload });
   hearMembers = (room, members, data) => this.hear('ROOM-MEMBERS', { room, members, ...(data && { data }) });
   takeSent = () => this.sent.splice(0);
+  countListeners = () =>
+    this.listenerCount('open') + this.listenerCount('close') + this.socket.listenerCount('message');
 }
 
 // listen returns a function that returns the events of a room since its last call, as text.
@@ -118,14 +120,14 @@ test('what changed while the peer was not connected is told once', () => {
 test('a room goes on with the new socket that PeerJS 1.0 makes for a reconnect', () => {
   const { peer, events } = enter();
   peer.disconnect();
-  const old = peer.socket;
   peer.socket = peer.newSocket();
-  peer.connect();
-  assert.deepEqual(peer.takeSent(), ask());
-  peer.hearMembers('lobby', ['me', 'zoe']);
-  old.emit('message', { type: 'ROOM-LEFT', payload: { room: 'lobby', id: 'zoe', reason: 'left' } });
-  assert.deepEqual(events(), ['-bob: unknown', '+zoe', '= me,zoe']);
-  assert.equal(old.listenerCount('message'), 0);
+  for (const list of [['me', 'zoe'], ['me']]) {
+    peer.connect();
+    assert.deepEqual(peer.takeSent(), ask());
+    peer.hearMembers('lobby', list);
+    assert.equal(peer.socket.listenerCount('message'), 1);
+  }
+  assert.deepEqual(events(), ['-bob: unknown', '+zoe', '= me,zoe', '-zoe: unknown', '= me']);
 });
 
 test('ids and data may be named like properties of objects', () => {
@@ -181,16 +183,64 @@ test('a peer that the host takes out has no members, until it is put in again', 
   assert.deepEqual(room.others(), ['dan']);
 });
 
-test('after leave nothing is told, and the peer has no listener of the room', () => {
+test('after leave nothing is told, and the peer has no listener of the room when the server has answered', () => {
   const { peer, room, events } = enter();
   room.leave();
   room.leave();
   assert.deepEqual(peer.takeSent(), goodbye);
   assert.deepEqual(events(), ['-bob: left', '-me: left']);
-  peer.hearMembers('lobby', ['bob', 'me']);
+  peer.hear('ROOM-JOINED', { room: 'lobby', id: 'dan' });
+  peer.hear('ROOM-LEFT', { room: 'lobby', id: 'bob', reason: 'left' });
+  assert.equal(peer.countListeners(), 3, 'the server may not have read the message');
+  peer.hear('ROOM-LEFT', { room: 'lobby', id: 'me', reason: 'left' });
+  assert.equal(peer.countListeners(), 0);
   peer.connect();
   assert.deepEqual([events(), peer.takeSent()], [[], []]);
-  assert.equal(peer.listenerCount('open') + peer.socket.listenerCount('message'), 0);
+});
+
+test('a room is left again at the next OPEN if the server has not answered', () => {
+  const { peer, room, events } = enter();
+  room.leave(); // into a network that is gone already
+  peer.takeSent();
+  peer.disconnect();
+  peer.connect();
+  assert.deepEqual(peer.takeSent(), goodbye);
+  assert.equal(peer.countListeners(), 0);
+  peer.connect();
+  peer.hearMembers('lobby', ['bob', 'me']);
+  assert.deepEqual([events(), peer.takeSent()], [['-bob: left', '-me: left'], []]);
+});
+
+test('a page that leaves and joins at once hears only the new room', () => {
+  const { peer, room, events } = enter();
+  room.leave();
+  const again = listen(join(peer, 'lobby'));
+  assert.deepEqual(peer.takeSent(), [...goodbye, ...ask()]);
+  peer.hear('ROOM-JOINED', { room: 'lobby', id: 'dan' }); // it was on its way
+  peer.hear('ROOM-LEFT', { room: 'lobby', id: 'me', reason: 'left' });
+  peer.hearMembers('lobby', ['bob', 'dan', 'me']);
+  assert.deepEqual(events(), ['-bob: left', '-me: left']);
+  assert.deepEqual(again(), ['+bob', '+dan', '+me', '= bob,dan,me']);
+  peer.disconnect();
+  peer.connect();
+  assert.deepEqual(peer.takeSent(), ask());
+});
+
+test('a page that is refused may leave and join again as often as it likes', () => {
+  const peer = new FakePeer();
+  peer.connect();
+  for (let i = 0; i < 3; i++) {
+    const room = join(peer, 'lobby');
+    const events = listen(room);
+    peer.hear('ROOM-REFUSED', { room: 'lobby', msg: 'room is full' });
+    room.leave();
+    assert.deepEqual(events(), ['refused: room is full']);
+    assert.equal(peer.countListeners(), 0);
+  }
+  const late = join(peer, 'lobby');
+  late.leave(); // before the answer
+  peer.hear('ROOM-REFUSED', { room: 'lobby', msg: 'room is full' });
+  assert.equal(peer.countListeners(), 0);
 });
 
 test('a room that is left while the peer is not connected is left at the next OPEN', () => {
@@ -204,7 +254,37 @@ test('a room that is left while the peer is not connected is left at the next OP
   assert.deepEqual(peer.takeSent(), goodbye);
   peer.connect();
   assert.deepEqual([events(), peer.takeSent()], [[], []]);
-  assert.equal(peer.listenerCount('open') + peer.socket.listenerCount('message'), 0);
+  assert.equal(peer.countListeners(), 0);
+});
+
+test('a peer that is destroyed leaves its rooms', () => {
+  const { peer, room, events } = enter();
+  peer.disconnect();
+  peer.emit('close');
+  assert.deepEqual(events(), ['-bob: left', '-me: left']);
+  assert.deepEqual([room.members.size, peer.takeSent()], [0, []]);
+});
+
+test('what the page does to data changes neither the room nor what is told', () => {
+  const { peer, room, events } = enter(['bob', 'me'], { bob: { name: 'Bob' } });
+  const bob = room.members.get('bob');
+  bob.tile = { bob }; // JSON has no circles
+  peer.disconnect();
+  peer.connect();
+  peer.hearMembers('lobby', ['bob', 'me'], { bob: { name: 'Bob' } });
+  assert.deepEqual(events(), ['= bob,me']);
+  assert.equal(room.members.get('bob'), bob);
+});
+
+test('a page is told that a name is too long, and hears of a name with half a character', () => {
+  const peer = new FakePeer();
+  const long = listen(join(peer, 'é'.repeat(513)));
+  const longest = listen(join(peer, 'é'.repeat(512)));
+  const half = listen(join(peer, 'cut \ud83d'));
+  peer.connect();
+  peer.hear('ROOM-REFUSED', { room: '', msg: 'the name is too long' });
+  peer.hearMembers('cut \ufffd', ['me']);
+  assert.deepEqual([long(), longest(), half()], [['refused: the name is too long'], [], ['+me', '= me']]);
 });
 
 test('a listener may leave the room', () => {
@@ -221,6 +301,16 @@ test('a listener may leave the room', () => {
     assert.deepEqual([now.size, room.members.size], [0, 0], `${type}: ${told}`);
     assert.equal(told.filter((text) => text[0] === '=').length, type === 'members' ? 1 : 0, `${type}: ${told}`);
   }
+});
+
+test('a listener that leaves while the peer is refused hears no refusal any more', () => {
+  const { peer, room, events } = enter();
+  room.addEventListener('left', () => room.leave());
+  peer.disconnect();
+  peer.connect();
+  peer.hear('ROOM-REFUSED', { room: 'lobby', msg: 'room is full' });
+  assert.deepEqual(events().map((text) => text.slice(0, 4)), ['-bob', '-me:']);
+  assert.equal(peer.countListeners(), 0);
 });
 
 test('broadcast takes one open data connection of each other member', () => {

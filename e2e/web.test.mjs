@@ -271,19 +271,38 @@ test('a page whose network was gone is told what changed meanwhile', async (t) =
   await ada.hears(['left', room, bob.id, 'unknown'], ['members', room]);
 });
 
-test('a room that is left without a connection is left after the reconnect', async (t) => {
-  const proxy = await startProxy(server);
-  t.after(() => proxy.stop());
+for (const [when, order] of [['before', ['leave', 'disconnect']], ['after', ['disconnect', 'leave']]]) {
+  test(`a room that is left ${when} the page knows that its network is gone is left after the reconnect`, async (t) => {
+    const proxy = await startProxy(server);
+    t.after(() => proxy.stop());
+    const room = uniqueId('room');
+    const [ada] = await enter(t, room, ['ada'], { at: proxy });
+    const bob = await newGuest(t, 'bob');
+    await bob.join(room);
+    await ada.hears(['joined', room, bob.id, null]);
+    await bob.page.wait('the list', (room) => rooms[room].members.size === 2, [room]);
+    await bob.do('events', () => told.splice(0));
+    proxy.freeze(); // the server does not learn of the end, so it keeps the page in the room
+    for (const step of order) await ada[step](room);
+    await ada.do('reconnect', () => peer.reconnect());
+    await bob.hears(['left', room, ada.id, 'left']);
+  });
+}
+
+test('a name that is too long for a room is refused, and one with half a character is a name', async (t) => {
+  const ada = await newGuest(t, 'ada');
+  const long = 'é'.repeat(513);
+  const half = `${uniqueId('room')} \ud83d`;
+  await ada.join(long);
+  const msg = 'the name of a room needs 1 to 1,024 bytes of UTF-8 without control characters';
+  await ada.hears(['refused', long, msg]);
+  await ada.join(half);
+  await ada.page.wait('the list', (room) => rooms[room].members.size === 1, [half]);
+});
+
+test('a peer that is destroyed leaves its rooms', async (t) => {
   const room = uniqueId('room');
-  const [ada] = await enter(t, room, ['ada'], { at: proxy });
-  const bob = await newGuest(t, 'bob');
-  await bob.join(room);
-  await ada.hears(['joined', room, bob.id, null]);
-  await bob.page.wait('the list', (room) => rooms[room].members.size === 2, [room]);
-  await bob.do('events', () => told.splice(0));
-  proxy.freeze(); // the server does not learn of the end, so it keeps the page in the room
-  await ada.disconnect();
-  await ada.leave(room);
-  await ada.do('reconnect', () => peer.reconnect());
-  await bob.hears(['left', room, ada.id, 'left']);
+  const [ada] = await enter(t, room, ['ada']);
+  await ada.do('destroy', () => peer.destroy());
+  await ada.hears(['left', room, ada.id, 'left']);
 });

@@ -29,13 +29,14 @@ room.addEventListener("refused", refused);
 room.addEventListener("refused", { handleEvent: refused });
 room.removeEventListener("refused", refused);
 room.dispatchEvent(new Event("members"));
+const target: EventTarget = room;
 
 const ids: string[] = room.others();
 const name: string = room.name;
 const sent: number = room.broadcast({ text: "hello" });
 room.leave();
 plain.members.forEach((data, id) => {
-  console.log(id.length, nothing, ids, name, sent);
+  console.log(id.length, nothing, ids, name, sent, target);
   // @ts-expect-error: nothing is known about the data
   console.log(data.name);
 });

@@ -27,7 +27,10 @@ export interface Room<D = unknown> extends Omit<EventTarget, "addEventListener" 
    * It returns to how many. It opens no connection, and sends nothing through the server.
    */
   broadcast(data: unknown): number;
-  /** Leaves the room for good: each member is told as left, and no event follows. It may be called again. */
+  /**
+   * Leaves the room for good: each member is told as left, and no event follows. It may be called again.
+   * `peer.destroy()` leaves too.
+   */
   leave(): void;
   addEventListener<K extends keyof RoomEvents<D>>(
     type: K,

@@ -2,89 +2,95 @@
 // docs/web.md explains join and ice, and rooms.d.mts has their types.
 
 export function join(peer, name, data) {
-  let { socket } = peer;
+  // The server does not repeat a name that is too long for a room, and reads half a character as U+FFFD.
+  const heard = new Blob([name]).size > 1024 ? "" : name.replace(/\p{Cs}/gu, "\ufffd");
   const members = new Map(); // id -> data, or undefined; this peer included
+  const texts = new Map(); // id -> data as JSON, because the page may change the data that it gets
   let me; // peer.id is null while the peer is not connected
-  let isIn = false; // whether the server counts this peer in; null: no answer since OPEN
-  let over = false; // leave was called
+  let asked; // an answer of the server is to come: ROOM-MEMBERS, ROOM-REFUSED, or ROOM-LEFT of this peer
+  let over; // leave was called
 
   const tell = (type, detail) => room.dispatchEvent(new CustomEvent(type, { detail }));
+  const send = (type) => peer.socket.send({ type, payload: { room: name, data } });
 
   function add(id, data) {
     if (over || members.has(id)) return; // over: a listener has called leave
     members.set(id, data);
+    texts.set(id, JSON.stringify(data));
     tell("joined", { id, data });
   }
 
   function remove(id, reason) {
     const data = members.get(id);
+    texts.delete(id);
     if (members.delete(id)) tell("left", { id, data, reason });
   }
 
   // update tells the difference between what is known and a list. A member whose data has
   // changed has left and come back.
-  function update(list, reason) {
-    const text = (map, id) => map.has(id) && JSON.stringify(map.get(id));
-    for (const id of [...members.keys()]) if (text(list, id) !== text(members, id)) remove(id, reason);
+  function update(reason, list = new Map()) {
+    for (const [id, text] of texts) {
+      if (!list.has(id) || JSON.stringify(list.get(id)) !== text) remove(id, reason);
+    }
     for (const [id, data] of list) add(id, data);
-  }
-
-  function out(reason) {
-    isIn = false;
-    update(new Map(), reason);
   }
 
   // ask runs at each OPEN. After a reconnect, the answer says what has changed meanwhile.
   function ask() {
     me = peer.id;
-    isIn = null;
-    socket.off("message", hear);
-    socket = peer.socket; // after a reconnect, PeerJS 1.0 has another one
-    if (over) peer.off("open", ask);
-    else socket.on("message", hear);
-    socket.send({ type: over ? "ROOM-LEAVE" : "ROOM-JOIN", payload: { room: name, data } });
+    asked = true;
+    peer.socket.off("message", hear).on("message", hear); // PeerJS 1.0 has a new socket after a reconnect
+    send(over ? "ROOM-LEAVE" : "ROOM-JOIN");
+    if (over) forget();
   }
 
   function hear({ type, payload }) {
-    if (over || payload?.room !== name) return;
+    if (payload?.room !== heard) return;
     const { id, data, reason } = payload;
     if (type === "ROOM-MEMBERS") {
-      isIn = true;
-      const all = new Map(Object.entries(data ?? {})); // not data[id]: an id may be "constructor"
-      update(new Map(payload.members.map((id) => [id, all.get(id)])), "unknown");
-      if (!over) tell("members", { members });
+      asked = false;
+      // Entries, because an id may be "__proto__".
+      update("unknown", new Map([...payload.members.map((id) => [id]), ...Object.entries({ ...data })]));
+      over || tell("members", { members });
     }
     if (type === "ROOM-REFUSED") {
-      if (isIn === null) out("refused"); // else the host has put this peer in
-      tell("refused", { reason: payload.msg });
+      if (asked) update("refused"); // else the host has put this peer in
+      asked = false;
+      over || tell("refused", { reason: payload.msg });
     }
-    if (isIn === false) return; // what comes now is not all
-    if (type === "ROOM-JOINED") add(id, data);
-    if (type === "ROOM-LEFT") id === me ? out(reason) : remove(id, reason);
+    if (type === "ROOM-JOINED" && members.size) add(id, data); // without a list, it would not be all
+    if (type === "ROOM-LEFT") id === me ? update(reason) : remove(id, reason);
+    if (over && (!asked || id === me)) forget();
   }
 
-  const others = () => [...members.keys()].filter((id) => id !== me);
-
-  function broadcast(data) {
-    const isOpen = (c) => c.type === "data" && c.open;
-    const known = new Map(Object.entries(peer.connections));
-    const found = others().flatMap((id) => known.get(id)?.find(isOpen) ?? []);
-    for (const c of found) c.send(data);
-    return found.length;
-  }
-
+  // The server may not get ROOM-LEAVE if the connection is lost, and keeps a peer that reconnects soon in its rooms.
+  // So the room leaves again at the next OPEN, unless the server has answered.
   function leave() {
     if (over) return;
     over = true;
-    // While the peer is not connected, the server may still count it in, and it keeps the peer
-    // in the room if the peer reconnects soon. So the room leaves at the next OPEN.
-    if (peer.open) ask();
-    out("left");
+    asked ||= members.size > 0;
+    if (peer.open) asked ? send("ROOM-LEAVE") : forget();
+    update("left");
   }
 
-  const room = Object.assign(new EventTarget(), { name, members, others, broadcast, leave });
-  peer.on("open", ask);
-  socket.on("message", hear);
+  function forget() {
+    peer.off("open", ask).off("close", leave).socket.off("message", hear);
+  }
+
+  const room = Object.assign(new EventTarget(), {
+    name,
+    members,
+    leave,
+    others: () => [...members.keys()].filter((id) => id !== me),
+    broadcast(data) {
+      const isOpen = (c) => c.type === "data" && c.open;
+      const known = new Map(Object.entries(peer.connections));
+      const found = room.others().flatMap((id) => known.get(id)?.find(isOpen) ?? []);
+      for (const c of found) c.send(data);
+      return found.length;
+    },
+  });
+  peer.on("open", ask).on("close", leave);
   if (peer.open) ask();
   return room;
 }
