@@ -33,8 +33,9 @@ const wantState = (page, text) => page.waitForText('#state', text);
 const wantLine = (page, text, times) => page.waitForText('#log li', text, times);
 const countLines = (page, text) => page.count('#log li', text);
 
-// send sends a text through the server, from the page's form.
+// send sends a text through the server, from the page's form, to a member of the room.
 async function send(page, id, text) {
+  await page.waitForText('#others', id);
   await page.fill('[name=dst]', id);
   await page.fill('[name=text]', text);
   await page.click('[name=send]');
@@ -178,12 +179,66 @@ test('the caller reads that a call is declined', async (t) => {
   const room = newRoom();
   const alice = await newDevice(t, 'alice', room);
   const bob = await newDevice(t, 'bob', room);
+  await alice.evaluate(() => {
+    window.cameras = [];
+    const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    navigator.mediaDevices.getUserMedia = async (wanted) => {
+      const stream = await open(wanted);
+      cameras.push(...stream.getTracks());
+      return stream;
+    };
+  });
   await alice.fill('[name=dst]', `bob-${room}`);
   await alice.click('[name=call]');
   await bob.waitForText('#caller', `alice-${room} is calling.`);
   await bob.click('#decline');
   await wantLine(alice, `bob-${room}: I cannot answer your call now.`);
   await bob.wait('no question', () => !document.querySelector('#ringing').checkVisibility());
+  await alice.wait('the camera to be off', () => cameras.every((track) => track.readyState === 'ended'));
+});
+
+test('a caller that hangs up or goes away stops the ringing', async (t) => {
+  const room = newRoom();
+  const bob = await newDevice(t, 'bob', room);
+  const alice = await newDevice(t, 'alice', room);
+  const call = async () => {
+    await alice.fill('[name=dst]', `bob-${room}`);
+    await alice.click('[name=call]');
+    await bob.waitForText('#caller', `alice-${room} is calling.`);
+  };
+  const silence = () => bob.wait('silence', () => !document.querySelector('#ringing').checkVisibility());
+  await call();
+  await alice.click('#hangup');
+  await silence();
+  await call();
+  await alice.close();
+  await silence();
+});
+
+test('a user reads that a text was sent, or that nobody is there to get it', async (t) => {
+  const room = newRoom();
+  const alice = await newDevice(t, 'alice', room);
+  await newDevice(t, 'bob', room);
+  await send(alice, `bob-${room}`, 'hello');
+  await wantLine(alice, `To bob-${room}: hello`);
+  await alice.fill('[name=dst]', `carol-${room}`);
+  await alice.click('[name=send]');
+  await wantLine(alice, `carol-${room} is not in the room. Nothing was sent.`);
+});
+
+test('a page without its server says so, and sends nothing', async (t) => {
+  const server = await startServer('examples/auth', ['-addr', '127.0.0.1:0']);
+  t.after(() => server.stop());
+  const alice = await newPage(t, server.url);
+  await logIn(alice, 'alice', 'blue');
+  await wantState(alice, 'Online as alice-blue');
+  const stranger = await newPage(t, server.url);
+  await stranger.waitForText('#login h1', 'Log in');
+  await server.stop();
+  await wantState(alice, 'Offline, trying again');
+  assert.ok(await alice.evaluate(() => [...document.querySelectorAll('#to .row [name]')].every((b) => b.disabled)));
+  await logIn(stranger, 'bob', 'blue');
+  await stranger.waitForText('#refused', 'The server does not answer');
 });
 
 test('a call into another room is refused at once', async (t) => {
@@ -214,7 +269,7 @@ test("an application's own messages go through the server, inside the room", asy
   const alice = await newDevice(t, 'alice', room);
   const bob = await newDevice(t, 'bob', room);
   const carol = await newDevice(t, 'carol', other);
-  await send(alice, `carol-${other}`, 'psst');
+  await alice.evaluate((dst) => peer.socket.send({ type: 'CHAT', dst, payload: 'psst' }), `carol-${other}`);
   await wantToHear(alice, bob, `alice-${room}`, `bob-${room}`);
   await wantToHear(bob, alice, `bob-${room}`, `alice-${room}`);
   assert.equal(await countLines(carol), 0);

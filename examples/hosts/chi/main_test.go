@@ -112,7 +112,7 @@ func TestThePageAndItsFilesAreThere(t *testing.T) {
 	require.Contains(t, r.get("/look.css"), ":root")
 	require.Contains(t, r.get("/web/peerjs.min.js"), "window.Peer=")
 	for _, team := range []string{"red", "blue"} {
-		require.Contains(t, r.get("/"), `"?`+team+`"`)
+		require.Contains(t, r.get("/"), `"?team=`+team+`"`)
 		require.Equal(t, "0 online\n", r.get("/teams/"+team+"/online"))
 	}
 }

@@ -20,7 +20,7 @@ func TestThePagesHaveTheLookAndNeedNoOtherHost(t *testing.T) {
 		page := string(b)
 		for _, part := range []string{
 			`<html lang="en">`, `<meta charset="utf-8">`, `<meta name="viewport" content="width=device-width, initial-scale=1">`,
-			`<link rel="stylesheet" href="/look.css">`, `<h1`,
+			`<link rel="stylesheet" href="/look.css">`, `<main>`, `<h1`,
 		} {
 			assert.Contains(t, page, part, name)
 		}
