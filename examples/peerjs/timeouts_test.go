@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 see client.go
+
 package main
 
 import (
