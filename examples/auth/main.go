@@ -178,7 +178,7 @@ func run(ctx context.Context, addr, key string, logger *slog.Logger) (err error)
 	if err != nil {
 		return err
 	}
-	logger.Info("listening", "url", "http://"+l.Addr().String()+"/")
+	logger.Info("listening", "url", look.URL(l))
 	failed := make(chan error, 1)
 	go func() { failed <- hs.Serve(l) }()
 	select {

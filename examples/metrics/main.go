@@ -78,7 +78,7 @@ func run(ctx context.Context, addr string, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	logger.Info("listening", "url", "http://"+l.Addr().String()+"/")
+	logger.Info("listening", "url", look.URL(l))
 	failed := make(chan error, 1)
 	go func() { failed <- hs.Serve(l) }()
 	select {

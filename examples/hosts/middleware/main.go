@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/gopeerjs/peer"
+	"github.com/gopeerjs/peer/examples/internal/look"
 )
 
 // newSite returns the whole application, and the part of it that has to be shut down.
@@ -157,7 +158,7 @@ func run(ctx context.Context, addr string, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	logger.Info("listening", "url", "http://"+l.Addr().String()+"/")
+	logger.Info("listening", "url", look.URL(l))
 	failed := make(chan error, 1)
 	go func() { failed <- hs.Serve(l) }()
 	select {

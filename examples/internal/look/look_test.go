@@ -1,7 +1,9 @@
 package look
 
 import (
+	"net"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -39,4 +41,22 @@ func TestTheStyleSheetIsServed(t *testing.T) {
 	sheet, err := os.ReadFile("look.css")
 	require.NoError(t, err)
 	require.Equal(t, string(sheet), res.Body.String())
+}
+
+type addrListener struct {
+	net.Listener
+	addr string
+}
+
+func (l addrListener) Addr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(l.addr))
+}
+
+func TestABrowserOpensTheAddressThatIsPrinted(t *testing.T) {
+	for addr, want := range map[string]string{
+		"127.0.0.1:8080": "http://127.0.0.1:8080/", "[::1]:1": "http://[::1]:1/", "192.0.2.1:80": "http://192.0.2.1:80/",
+		"[::]:8080": "http://127.0.0.1:8080/", "0.0.0.0:8080": "http://127.0.0.1:8080/",
+	} {
+		assert.Equal(t, want, URL(addrListener{addr: addr}), addr)
+	}
 }
