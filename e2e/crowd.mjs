@@ -12,8 +12,8 @@ export async function newCrowd(t, server, room) {
   await page.evaluate(start, { host: hostname, port: Number(port), path: '/peerjs', room });
   return {
     page,
-    // enter lets people come in, one after the other: {name, mic, camera, screen, deaf, width, height}.
-    // Someone who is deaf is never reached.
+    // enter lets people come in, one after the other: {name, mic, camera, screen, deaf, width, height, id, data}.
+    // Someone who is deaf is never reached. Somebody hostile may have any id, and any data for the room.
     enter: async (...people) => {
       for (const person of people) await page.evaluate((person) => window.crowd.enter(person), person);
     },
@@ -41,10 +41,10 @@ function start({ room, ...server }) {
   }
 
   // A deaf person is a socket that is in the room, and nobody behind it.
-  function enterDeaf(name) {
-    const id = crypto.randomUUID();
-    const socket = new WebSocket(`ws://${server.host}:${server.port}/peerjs/peerjs?key=peerjs&token=1&id=${id}`);
-    const join = JSON.stringify({ type: 'ROOM-JOIN', payload: { room, data: { name } } });
+  function enterDeaf(name, id, data) {
+    const query = new URLSearchParams({ key: 'peerjs', token: '1', id });
+    const socket = new WebSocket(`ws://${server.host}:${server.port}/peerjs/peerjs?${query}`);
+    const join = JSON.stringify({ type: 'ROOM-JOIN', payload: { room, data } });
     people.set(name, { leave: () => socket.close() });
     return new Promise((done) => {
       socket.onmessage = ({ data }) => {
@@ -55,8 +55,9 @@ function start({ room, ...server }) {
     });
   }
 
-  async function enter({ deaf, width = 640, height = 360, ...state }) {
-    if (deaf) return enterDeaf(state.name);
+  async function enter({ width = 640, height = 360, id = crypto.randomUUID(), ...state }) {
+    const { deaf, data = { name: state.name } } = state;
+    if (deaf) return enterDeaf(state.name, id, data);
     const me = { mic: true, camera: true, screen: false, ...state };
     const canvas = Object.assign(document.createElement('canvas'), { width, height });
     const pen = canvas.getContext('2d');
@@ -77,7 +78,7 @@ function start({ room, ...server }) {
     const [voice] = (await tone()).getTracks();
     voice.enabled = false;
     const stream = new MediaStream([voice, ...canvas.captureStream(2).getTracks()]);
-    const peer = new Peer(`${crypto.randomUUID()}`, { ...server, config: { iceServers: [] } });
+    const peer = new Peer(id, { ...server, config: { iceServers: [] } });
     ids.add(peer.id);
     const links = new Map(); // id -> data connection
     const calls = new Map();
@@ -109,6 +110,9 @@ function start({ room, ...server }) {
     };
     people.set(me.name, {
       say: (text) => toAll({ type: 'chat', text }),
+      send: toAll, // anything
+      // expire says in the name of the server that we cannot be reached.
+      expire: () => links.forEach((_, id) => peer.socket.send({ type: 'EXPIRE', dst: id })),
       set: (change) => toAll({ type: 'state', ...Object.assign(me, change) }),
       speak: (loud) => { voice.enabled = loud; },
       // hang ends the media and nothing else, as a network does that lets nothing through.
@@ -122,7 +126,7 @@ function start({ room, ...server }) {
       },
     });
     return new Promise((done) => {
-      peer.on('open', () => peer.socket.send({ type: 'ROOM-JOIN', payload: { room, data: { name: me.name } } }));
+      peer.on('open', () => peer.socket.send({ type: 'ROOM-JOIN', payload: { room, data } }));
       peer.socket.on('message', ({ type, payload }) => {
         if (type !== 'ROOM-MEMBERS') return;
         payload.members.forEach(meet);

@@ -4,101 +4,13 @@
 //
 // E2E_BROWSER=chromium E2E_PICTURE=FILE writes a picture of the call, as it is in docs/call.jpg.
 import assert from 'node:assert/strict';
-import { createRequire } from 'node:module';
-import { readFileSync } from 'node:fs';
-import { after } from 'node:test';
+import {
+  boxOf, crowdOf, enter, hurry, newRoom, onTile, server, smallCamera, startCall, wantAccessible, wantFocus, wantNews,
+  wantPicture, wantState,
+} from './callpage.mjs';
 import { newCrowd } from './crowd.mjs';
 import { paintedCamera } from './faces.mjs';
-import { byRole, newPage, sleep, startProxy, startServer, test } from './lib.mjs';
-
-const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
-const startCall = (port = 0) => startServer('examples/videocall', ['-addr', `127.0.0.1:${port}`, '-ice', '[]']);
-const server = await startCall();
-after(() => server.stop());
-
-let rooms = 0;
-const newRoom = (on = server) => `${on.url}/room/room ${(rooms += 1)}`;
-
-// smallCamera runs in a page: a large test picture is slow to encode. What refuses names a device
-// that is refused as long as window.refused says so.
-function smallCamera(refuses) {
-  window.refused = refuses;
-  const devices = navigator.mediaDevices;
-  const real = devices.getUserMedia.bind(devices);
-  devices.getUserMedia = ({ audio, video }) => {
-    if (window.refused && (video ? 'camera' : 'mic') === window.refused) {
-      return Promise.reject(new DOMException('refused', 'NotAllowedError'));
-    }
-    return real({ ...(audio && { audio }), ...(video && { video: { width: 160, height: 90, frameRate: 5 } }) });
-  };
-}
-
-// hurry runs in a page: its clocks run so many times as fast, and so does its patience.
-function hurry(times) {
-  const [now, later, often] = [performance.now.bind(performance), setTimeout, setInterval];
-  performance.now = () => now() * times;
-  window.setTimeout = (f, ms, ...args) => later(f, ms / times, ...args);
-  window.setInterval = (f, ms, ...args) => often(f, ms / times, ...args);
-}
-
-// enter opens a call and joins as Ada.
-async function enter(t, { url = newRoom(), refuses, scripts = [] } = {}) {
-  const page = await newPage(t, url, [[smallCamera, refuses], ...scripts]);
-  await page.fill(byRole('textbox', 'Your name'), 'Ada');
-  await page.click(byRole('button', 'Join'));
-  await page.wait('the call', () => !document.getElementById('call').hidden);
-  return page;
-}
-
-// crowdOf lets people into the call of a page, and waits until it shows them.
-async function crowdOf(t, page, ...people) {
-  const crowd = await newCrowd(t, server, decodeURIComponent(page.url().split('/room/')[1]));
-  await crowd.enter(...people.map((p) => ({ width: 160, height: 90, ...p })));
-  for (const { name, deaf, camera = true } of people) if (!deaf && camera) await wantPicture(page, name);
-  return crowd;
-}
-
-// onTile runs a function with the tile of somebody, until it returns something true.
-const onTile = (page, what, name, f, ...args) =>
-  page.wait(`${what} for ${name}`, `((name, f, args) => {
-    const tile = [...document.querySelectorAll('.tile')].find((e) => e.querySelector('.name').textContent === name);
-    return tile && (${f})(tile, ...args);
-  })(${JSON.stringify(name)}, null, ${JSON.stringify(args)})`);
-const wantPicture = (page, name) =>
-  onTile(page, 'a picture', name, (tile) => tile.matches('[data-status=open]:not(.dark)'));
-const wantState = (page, name, text) =>
-  onTile(page, `the state ${text}`, name, (tile, text) => tile.querySelector('.state').innerText.includes(text), text);
-const press = (page, key) => page.press(key);
-const wantNews = (page, text) =>
-  page.wait(`the announcement ${text}`, (text) => document.getElementById('news').textContent.includes(text), [text]);
-const wantFocus = (page, id) => page.wait(`the focus on ${id}`, (id) => document.activeElement.id === id, [id]);
-
-// wantAccessible runs axe-core over what is shown now, light and dark.
-async function wantAccessible(page, state) {
-  await page.evaluate(axe);
-  if (await page.prefer('dark')) {
-    await wantNoViolations(page, `${state}, dark`);
-    await page.prefer('light');
-  }
-  await wantNoViolations(page, state);
-}
-
-async function wantNoViolations(page, state) {
-  const found = await page.evaluate(async () => {
-    const { violations } = await window.axe.run({ resultTypes: ['violations'], preload: false });
-    const where = (nodes) => nodes.map((n) => `${n.target} ${n.failureSummary}`).join('; ');
-    return violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${where(nodes)}`);
-  });
-  assert.deepEqual(found.filter((v) => /^(serious|critical)/.test(v)), [], state);
-}
-
-// boxOf returns where a tile of somebody is to be, in the stage: it may still be on its way there.
-const boxOf = (page, name) =>
-  page.evaluate((name) => {
-    const names = [...document.querySelectorAll('.tile .name')];
-    const { style } = names.find((e) => e.textContent === name).closest('.tile');
-    return Object.fromEntries(['left', 'top', 'width', 'height'].map((key) => [key, parseFloat(style[key])]));
-  }, name);
+import { byRole, newPage, sleep, startProxy, test } from './lib.mjs';
 
 test('the lobby shows us ourselves, and both devices can be off', async (t) => {
   const page = await newPage(t, newRoom(), [[smallCamera]]);
@@ -148,8 +60,8 @@ test('one other person is large and we are small, and can be moved', async (t) =
   assert.ok(Math.abs(Grace.width / Grace.height - 16 / 9) < 0.03, 'nothing of Grace is cropped');
   assert.ok(ada.left + ada.width > Grace.left + Grace.width - 20, 'we are in a corner');
   await page.evaluate(() => document.querySelector('.tile.small').focus());
-  await press(page, 'ArrowLeft');
-  await press(page, 'ArrowUp');
+  await page.press('ArrowLeft');
+  await page.press('ArrowUp');
   const moved = await boxOf(page, 'Ada (you)');
   assert.deepEqual([moved.left < ada.left, moved.top < ada.top], [true, true]);
 });
@@ -183,7 +95,7 @@ test('more people are in a grid of 16:9, who presents is large, and so is who is
   await page.evaluate(() => [...document.querySelectorAll('.pin')].find((e) => e.ariaLabel === 'Pin Linus').click());
   await large('Linus');
   await wantAccessible(page, 'presenting');
-  await press(page, 'Escape');
+  await page.press('Escape');
   await large('Ken');
 });
 
@@ -194,7 +106,7 @@ test('the chat never hides the buttons of the call, and unread messages are anno
   await wantNews(page, 'Grace writes: See');
   await page.wait('the badge', () => document.getElementById('show-chat').ariaLabel === 'Chat, 1 unread');
   await page.evaluate(() => document.getElementById('mic').focus());
-  await press(page, 'c');
+  await page.press('c');
   await wantFocus(page, 'text');
   assert.equal(await page.evaluate(() => document.getElementById('text').value), '');
   assert.equal(await page.evaluate(() => document.querySelector('#log a').href), 'https://example.com/a?b=1');
@@ -206,24 +118,24 @@ test('the chat never hides the buttons of the call, and unread messages are anno
     }));
   }
   await wantAccessible(page, 'chat');
-  await press(page, 'Escape');
+  await page.press('Escape');
   await wantFocus(page, 'show-chat');
 });
 
 test('keys do what the buttons do', async (t) => {
   const page = await enter(t);
   await page.waitForText('#camera', 'Camera on');
-  await press(page, 'm');
+  await page.press('m');
   await page.waitForText('#mic', 'Mic off');
-  await press(page, 'v');
+  await page.press('v');
   await page.waitForText('#camera', 'Camera off');
-  await press(page, 'v');
+  await page.press('v');
   await page.waitForText('#camera', 'Camera on');
-  await press(page, 'ArrowRight');
+  await page.press('ArrowRight');
   await wantFocus(page, 'camera');
-  await press(page, 'End');
+  await page.press('End');
   await wantFocus(page, 'leave');
-  await press(page, 'ArrowRight');
+  await page.press('ArrowRight');
   await wantFocus(page, 'mic');
 });
 
@@ -237,7 +149,7 @@ test('the menu of the call has the devices and the state of each connection', as
   await page.waitForText('#stats td', 'direct, UDP');
   await page.waitForText('#menu label', 'Camera');
   await wantAccessible(page, 'menu');
-  await press(page, 'Escape');
+  await page.press('Escape');
   await wantFocus(page, 'settings');
 });
 

@@ -28,7 +28,7 @@ export class Link {
       this.heard = performance.now();
       if (message.type === "ping") data.send({ type: "pong" });
       if (message.type === "state") listen("state", shown(message));
-      if (message.type === "chat") listen("chat", String(message.text).slice(0, 1000));
+      if (message.type === "chat" && typeof message.text === "string") listen("chat", message.text.slice(0, 1000));
     });
   }
 
@@ -40,7 +40,7 @@ export class Link {
 
   // answer takes the call of the other side, unless it was agreed that we call, and reports it.
   answer(call) {
-    if (this.calls || this.#over) return false;
+    if (this.calls || this.call || this.#over) return false;
     call.answer(this.outgoing);
     this.carry(call);
     return true;
@@ -108,9 +108,12 @@ export class Link {
 
 const noWay = "The two browsers find no way to each other.";
 
+// nameFrom returns a name that fits on the page, whatever somebody sent as one.
+export const nameFrom = (value) => (typeof value === "string" && value.trim().slice(0, 40)) || "Guest";
+
 // shown takes from a message what we show of somebody, and nothing else.
 const shown = ({ name, mic, camera, screen }) => ({
-  name: String(name).slice(0, 40) || "Guest",
+  name: nameFrom(name),
   mic: mic !== false,
   camera: Boolean(camera),
   screen: Boolean(screen),

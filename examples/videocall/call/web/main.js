@@ -63,7 +63,7 @@ function enterCall() {
 // change is told to everyone, and shown on our own tile and on the button for the screen.
 function change() {
   room.change(media.sends);
-  stage.show({ id: "me", stream: media.stream, ...room.mine });
+  stage.show({ id: room.id, own: true, stream: media.stream, ...room.mine });
   const { screen } = room.mine;
   $("screen").setAttribute("aria-pressed", screen);
   $("screen").setAttribute("aria-label", "Share screen");

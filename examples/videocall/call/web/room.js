@@ -1,7 +1,8 @@
 // The people of the call, and everything about PeerJS. One socket goes to the server, which says
 // who comes and goes. Each pair of people has a link of its own, that outlives the socket.
-import { Link } from "./link.js";
-import { ice, join } from "/peerjs/web/rooms.mjs";
+import { Link, nameFrom } from "./link.js";
+import { newPeer } from "./server.js";
+import { join } from "/peerjs/web/rooms.mjs";
 
 const tick = 150; // how often the people are looked at; all times in milliseconds
 const patience = 900; // how long somebody whom the server has lost may not answer a ping
@@ -19,12 +20,8 @@ export class Room extends EventTarget {
   constructor({ room, ownServers }, stream, mine) {
     super();
     Object.assign(this, { stream, mine });
-    const port = location.port || (location.protocol === "https:" ? 443 : 80);
-    const options = { host: location.hostname, port, path: "/peerjs" };
-    if (ownServers) options.config = { iceServers: [] }; // until ice has read those of the server
-    // A client that has to ask for an id gives up if it cannot. This one tries again.
-    this.peer = new Peer(crypto.getRandomValues(new Uint32Array(4)).join("-"), options);
-    ice(this.peer);
+    this.peer = newPeer(ownServers);
+    this.id = this.peer.id; // that of PeerJS is null while the server is away
     this.peer.on("connection", (data) => this.#accept(data));
     this.peer.on("call", (call) => {
       if (!this.people.get(call.peer)?.link?.answer(call)) call.close(); // it was not agreed on
@@ -33,7 +30,7 @@ export class Room extends EventTarget {
     this.peer.on("error", ({ type, message }) => {
       console.info(`${type}: ${message}`);
       if (type === "server-error") this.said = message;
-      const id = type === "peer-unavailable" && message.split(" ").pop();
+      const id = type === "peer-unavailable" && message.slice("Could not connect to peer ".length);
       this.people.get(id)?.link?.end("The server does not reach this person.");
     });
 
@@ -68,7 +65,10 @@ export class Room extends EventTarget {
   }
 
   // retry is what the button on a tile does.
-  retry = (id) => Object.assign(this.people.get(id) ?? {}, { tryAt: 0, tries: 0 });
+  retry(id) {
+    const person = this.people.get(id);
+    if (person) this.#update(Object.assign(person, { tryAt: 0, tries: 0 }), { status: "retrying" });
+  }
 
   #tell = (type, detail) => this.#left || this.dispatchEvent(new CustomEvent(type, { detail }));
 
@@ -78,10 +78,10 @@ export class Room extends EventTarget {
   }
 
   #meet(id, name, tryAt) {
-    if (id === this.peer.id) return;
+    if (id === this.id) return;
     const known = this.people.get(id);
     if (known) return Object.assign(known, { tryAt: Math.min(known.tryAt, tryAt) });
-    const person = { id, name: name ?? "Guest", status: "connecting", away: false, tries: 0, tryAt, asked: 0 };
+    const person = { id, name: nameFrom(name), status: "connecting", away: false, tries: 0, tryAt, asked: 0 };
     this.people.set(id, person);
     this.#tell("person", person);
   }
@@ -122,7 +122,7 @@ export class Room extends EventTarget {
     this.#meet(data.peer, undefined, 0);
     const person = this.people.get(data.peer);
     // If both are about to connect, one has to give in, and both know who.
-    if (person.link?.calls && !person.link.data.open && this.peer.id < data.peer) return data.close();
+    if (person.link?.calls && !person.link.data.open && this.id < data.peer) return data.close();
     person.link?.end(""); // it is broken on their side, or they would not connect
     this.#link(person, data, false);
   }

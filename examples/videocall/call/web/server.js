@@ -1,11 +1,23 @@
 // The connection to the server, and the banner above the call that says what is wrong with it.
 // The call itself goes on without a server; only newcomers have to wait.
 import { announce, write } from "./dom.js";
+import { ice } from "/peerjs/web/rooms.mjs";
 
 const maxBackoff = 4000; // ms between two attempts to reconnect
 const offlineText = "You are offline. The call continues as soon as the network is back.";
 const awayText = "The server cannot be reached.";
 const goesOn = "The call goes on, and newcomers wait. Trying again…";
+
+// newPeer returns a peer of the server that this page is from.
+export function newPeer(ownServers) {
+  const port = location.port || (location.protocol === "https:" ? 443 : 80);
+  const options = { host: location.hostname, port, path: "/peerjs" };
+  if (ownServers) options.config = { iceServers: [] }; // until ice has read those of the server
+  // A peer that has to ask for an id gives up if it cannot. This one tries again.
+  const peer = new Peer(crypto.getRandomValues(new Uint32Array(4)).join("-"), options);
+  ice(peer);
+  return peer;
+}
 
 // keepConnected reconnects a peer until the function that it returns is called.
 export function keepConnected(peer, room) {

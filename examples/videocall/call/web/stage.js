@@ -7,7 +7,7 @@ import { Tile } from "./tile.js";
 const small = 560; // px of width or height: less room, less space between the tiles
 
 export class Stage {
-  #tiles = new Map(); // id -> Tile; our own is "me", and the first
+  #tiles = new Map(); // id -> Tile; our own is the first
   #pinned; // id
   #presenter; // id of who has begun last
   #floating = new Floating($("stage"));
@@ -24,12 +24,12 @@ export class Stage {
     const { id, name, screen } = person;
     let tile = this.#tiles.get(id);
     if (!tile) {
-      tile = new Tile(id, { pin: (id) => this.pin(id), retry: this.retry, moved: () => this.#layout() });
+      tile = new Tile(person, { pin: (id) => this.pin(id), retry: this.retry, moved: () => this.#layout() });
       this.#tiles.set(id, tile);
       $("stage").append(tile.element);
-      if (id !== "me") announce(`${name} has joined`);
+      if (!tile.own) announce(`${name} has joined`);
     }
-    if (screen && !tile.person.screen && id !== "me") this.#presenter = id;
+    if (screen && !tile.person.screen && !tile.own) this.#presenter = id;
     tile.show(person);
     this.#layout();
   }
@@ -37,7 +37,7 @@ export class Stage {
   remove(id) {
     const tile = this.#tiles.get(id);
     if (!tile) return;
-    if (id !== "me") announce(`${tile.person.name} has left`);
+    if (!tile.own) announce(`${tile.person.name} has left`);
     this.#tiles.delete(id);
     tile.remove();
     this.#layout();
@@ -64,8 +64,8 @@ export class Stage {
 
   // #large returns the tile that is to be large, if there is one.
   #large() {
-    const presenters = [...this.#tiles.values()].filter((t) => t.person.screen && t.id !== "me");
-    const presenter = presenters.find((t) => t.id === this.#presenter) ?? presenters[0];
+    const presenters = [...this.#tiles.values()].filter((t) => t.person.screen && !t.own);
+    const presenter = presenters.find((t) => t.person.id === this.#presenter) ?? presenters[0];
     return this.#tiles.get(this.#pinned) ?? presenter;
   }
 
@@ -75,15 +75,15 @@ export class Stage {
     const box = { left: edge, top: edge, width: clientWidth - 2 * edge, height: clientHeight - 2 * edge };
     const tiles = [...this.#tiles.values()];
     const n = tiles.length;
-    const others = tiles.filter((t) => t.id !== "me");
+    const others = tiles.filter((t) => !t.own);
     let large = this.#large();
     if (n < 3) large ??= others[0] ?? tiles[0];
 
     for (const tile of tiles) {
-      tile.pinned(tile.id === this.#pinned);
+      tile.pinned(tile.person.id === this.#pinned);
       tile.element.classList.toggle("large", tile === large);
     }
-    const rest = [...others, ...tiles.filter((t) => t.id === "me")].filter((t) => t !== large);
+    const rest = [...others, ...tiles.filter((t) => t.own)].filter((t) => t !== large);
     this.#floating.hold(n === 2 ? rest[0].element : undefined);
     if (n === 2) {
       const { large: rect, small: size } = withSmall(large.shape, rest[0].shape, box);

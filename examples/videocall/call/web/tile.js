@@ -22,13 +22,13 @@ export class Tile {
   person = {};
 
   // acts has what the buttons do: pin(id), retry(id), moved() when the picture has another shape.
-  constructor(id, acts) {
-    this.id = id;
+  constructor({ id, own }, acts) {
+    this.own = Boolean(own);
     this.element = $("tile").content.firstElementChild.cloneNode(true);
-    this.element.dataset.peer = id;
     this.video = this.find("video");
-    this.video.muted = id === "me"; // nobody wants to hear an echo
-    this.video.disablePictureInPicture = id === "me"; // its button would be mirrored
+    this.element.classList.toggle("own", this.own);
+    this.video.muted = this.own; // nobody wants to hear an echo
+    this.video.disablePictureInPicture = this.own; // its button would be mirrored
     this.video.addEventListener("resize", () => {
       this.show(this.person); // the first frame has come, or the picture has another shape
       acts.moved();
@@ -41,7 +41,7 @@ export class Tile {
   }
 
   find = (selector) => this.element.querySelector(selector);
-  speakTo = (id) => this.id !== "me" && this.video.setSinkId?.(id).catch(() => {}); // unplugged
+  speakTo = (id) => !this.own && this.video.setSinkId?.(id).catch(() => {}); // unplugged
 
   // shape is width through height of the picture, as far as it is known.
   get shape() {
@@ -55,7 +55,7 @@ export class Tile {
     const before = this.person;
     this.person = { ...person };
     if (this.video.srcObject !== (stream ?? null)) this.video.srcObject = stream ?? null;
-    this.find(".name").textContent = this.id === "me" ? `${name} (you)` : name;
+    this.find(".name").textContent = this.own ? `${name} (you)` : name;
     this.find(".note").textContent = away ? "reconnecting…" : screen ? "is presenting" : "";
     this.video.setAttribute("aria-label", screen ? `Screen of ${name}` : `Picture of ${name}`);
     const face = this.find(".face");

@@ -5,7 +5,7 @@ const period = 200; // ms
 const loud = 0.02; // of 1; a quiet room is below
 const hold = 800; // ms for which the ring stays in a pause
 
-// watchVoices calls tell(id, speaks) when somebody begins or ends to speak; our own id is "me".
+// watchVoices calls tell(id, speaks) when somebody begins or ends to speak, we too.
 export function watchVoices(room, tell) {
   const until = new Map(); // id -> when the ring goes
   function hear(id, level) {
@@ -19,7 +19,7 @@ export function watchVoices(room, tell) {
     }
   }
   const timer = setInterval(() => {
-    hear("me", loudness());
+    hear(room.id, loudness());
     for (const { id, link } of room.people.values()) {
       const receiver = link?.call?.peerConnection?.getReceivers().find((r) => r.track.kind === "audio");
       hear(id, receiver?.getSynchronizationSources()[0]?.audioLevel ?? 0);
