@@ -38,10 +38,10 @@ export function hurry(times) {
   window.setInterval = (f, ms, ...args) => often(f, ms / times, ...args);
 }
 
-// enter opens a call and joins as Ada.
-export async function enter(t, { url = newRoom(), refuses, scripts = [] } = {}) {
+// enter opens a call and joins.
+export async function enter(t, { url = newRoom(), name = 'Ada', refuses, scripts = [] } = {}) {
   const page = await newPage(t, url, [[smallCamera, refuses], ...scripts]);
-  await page.fill(byRole('textbox', 'Your name'), 'Ada');
+  await page.fill(byRole('textbox', 'Your name'), name);
   await page.click(byRole('button', 'Join'));
   await page.wait('the call', () => !document.getElementById('call').hidden);
   return page;

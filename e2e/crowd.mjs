@@ -59,25 +59,27 @@ function start({ room, ...server }) {
     const { deaf, data = { name: state.name } } = state;
     if (deaf) return enterDeaf(state.name, id, data);
     const me = { mic: true, camera: true, screen: false, ...state };
-    const canvas = Object.assign(document.createElement('canvas'), { width, height });
-    const pen = canvas.getContext('2d');
+    const newPen = () => Object.assign(document.createElement('canvas'), { width, height }).getContext('2d');
+    const [face, screen] = [newPen(), newPen()];
     // Two frames of each are painted once, and shown by turns.
     const frames = (who) => [0, 700].map((ms) => {
       const frame = Object.assign(document.createElement('canvas'), { width, height });
       window.paint(frame.getContext('2d'), who, ms);
       return frame;
     });
-    const pictures = { face: frames(me.name) };
+    const painted = { face: frames(me.name) };
     let turn = 0;
     const draw = () => {
-      const shown = me.screen ? (pictures.screen ??= frames('screen')) : pictures.face;
-      pen.drawImage(shown[(turn += 1) % 2], 0, 0);
+      turn = 1 - turn;
+      face.drawImage(painted.face[turn], 0, 0);
+      if (me.screen) screen.drawImage((painted.screen ??= frames('screen'))[turn], 0, 0);
     };
     draw();
     const timer = setInterval(draw, 500);
     const [voice] = (await tone()).getTracks();
     voice.enabled = false;
-    const stream = new MediaStream([voice, ...canvas.captureStream(2).getTracks()]);
+    const pictures = [face, screen].map((pen) => pen.canvas.captureStream(2).getTracks()[0]);
+    const stream = new MediaStream([voice, ...pictures]);
     const peer = new Peer(id, { ...server, config: { iceServers: [] } });
     ids.add(peer.id);
     const links = new Map(); // id -> data connection

@@ -91,12 +91,12 @@ test('more people are in a grid of 16:9, who presents is large, and so is who is
   await page.waitForText('#count', 'Ken is presenting · 5 people');
   const large = (name) =>
     onTile(page, 'a large tile', name, (tile) => tile.matches('.large') && tile.offsetWidth > 500);
-  await large('Ken');
+  await large('Screen of Ken');
   await page.evaluate(() => [...document.querySelectorAll('.pin')].find((e) => e.ariaLabel === 'Pin Linus').click());
   await large('Linus');
   await wantAccessible(page, 'presenting');
   await page.press('Escape');
-  await large('Ken');
+  await large('Screen of Ken');
 });
 
 test('the chat never hides the buttons of the call, and unread messages are announced', async (t) => {

@@ -10,11 +10,14 @@ export class Floating {
   #y = 1;
   #box; // that of the stage
   #size;
+  #closing = new AbortController();
 
   constructor(stage) {
-    stage.addEventListener("pointerdown", (event) => this.#grab(event));
-    stage.addEventListener("keydown", (event) => this.#key(event));
+    stage.addEventListener("pointerdown", (event) => this.#grab(event), this.#closing);
+    stage.addEventListener("keydown", (event) => this.#key(event), this.#closing);
   }
+
+  close = () => this.#closing.abort();
 
   // hold makes an element the one that floats, or none.
   hold(element) {

@@ -13,7 +13,7 @@ import * as toolbar from "./toolbar.js";
 import { watchVoices } from "./voices.js";
 
 const config = JSON.parse($("config").textContent);
-let media, room, stage; // room and stage only in the call
+let media, room, stage, quality; // all but media only in the call
 let cleanUp = []; // what has to be stopped after the call
 
 function show(part) {
@@ -41,12 +41,12 @@ function enterCall() {
   write("trouble");
   show("call");
   stage = new Stage((id) => room.retry(id));
-  room = new Room(config, media.stream, { name, ...media.sends });
+  room = new Room(config, media, { name, ...media.sends });
   room.addEventListener("person", ({ detail }) => stage.show(detail));
   room.addEventListener("gone", ({ detail }) => stage.remove(detail));
   room.addEventListener("chat", ({ detail: { id, text } }) => chat.said(stage.nameOf(id), text));
   room.addEventListener("refused", ({ detail }) => leave("You cannot join", detail));
-  const quality = keepQuality(room);
+  quality = keepQuality(room);
   const closing = new AbortController();
   for (const event of ["person", "gone"]) room.addEventListener(event, quality.fit, closing);
   cleanUp = [
@@ -63,7 +63,8 @@ function enterCall() {
 // change is told to everyone, and shown on our own tile and on the button for the screen.
 function change() {
   room.change(media.sends);
-  stage.show({ id: room.id, own: true, stream: media.stream, ...room.mine });
+  quality.fit();
+  stage.show({ id: room.id, own: true, stream: { face: media.stream }, ...room.mine });
   const { screen } = room.mine;
   $("screen").setAttribute("aria-pressed", screen);
   $("screen").setAttribute("aria-label", "Share screen");

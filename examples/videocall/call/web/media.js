@@ -1,5 +1,5 @@
-// What we send: always one track of sound and one of pictures, so that tracks need only be
-// replaced. While there is no camera or microphone, they are blackness and silence.
+// What we send: sound and a picture, and beside them a screen while it is shared. While there is no
+// camera or microphone, blackness and silence are in their place, so that a track need only be replaced.
 import { memory } from "./dom.js";
 
 const kinds = { mic: "audio", camera: "video" };
@@ -7,11 +7,11 @@ const wanted = { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { id
 
 // Media tells "change" when a track was replaced, or what is on has changed.
 export class Media extends EventTarget {
-  stream = new MediaStream();
+  stream = new MediaStream(); // of the microphone and the camera
   on = { mic: memory.get("mic") !== "off", camera: memory.get("camera") !== "off" }; // as the user wants it
   real = { mic: undefined, camera: undefined }; // the track of the device
   problem = { mic: undefined, camera: undefined }; // the error of the last attempt
-  screen; // the track of a shared screen, which is sent in the place of the camera
+  screen; // the track of a shared screen
   #stopped = false;
 
   constructor() {
@@ -66,7 +66,7 @@ export class Media extends EventTarget {
     else this.#change();
   }
 
-  // share sends a screen in the place of the camera. It does nothing if the user thinks better of it.
+  // share adds a screen. It does nothing if the user thinks better of it.
   async share() {
     const stream = await navigator.mediaDevices.getDisplayMedia({ video: true }).catch(() => undefined);
     const track = stream?.getVideoTracks()[0];
@@ -74,7 +74,6 @@ export class Media extends EventTarget {
     track.contentHint = "detail"; // letters rather than movement
     track.addEventListener("ended", () => this.unshare()); // browsers have a button for it
     this.screen = track;
-    this.#put("camera", track);
     this.#change();
   }
 
@@ -82,14 +81,19 @@ export class Media extends EventTarget {
     if (!this.screen) return;
     this.screen.stop();
     this.screen = undefined;
-    this.#put("camera", this.real.camera ?? blackness());
     this.#change();
   }
 
   // stop closes everything: the lights of camera and microphone go out.
   stop() {
     this.#stopped = true;
-    for (const track of [...this.stream.getTracks(), ...Object.values(this.real)]) track?.stop();
+    for (const track of [...this.stream.getTracks(), this.screen]) track?.stop();
+  }
+
+  // tracks are what is sent now: {mic, camera, screen}.
+  get tracks() {
+    const [[mic], [camera]] = [this.stream.getAudioTracks(), this.stream.getVideoTracks()];
+    return { mic, camera, screen: this.screen };
   }
 
   // sends says what the others hear and see of us.
@@ -114,14 +118,13 @@ export class Media extends EventTarget {
       this.#drop(kind);
       this.#change();
     });
-    if (kind === "mic" || !this.screen) this.#put(kind, track);
+    this.#put(kind, track);
   }
 
   #drop(kind) {
     this.real[kind]?.stop();
     this.real[kind] = undefined;
-    if (kind === "mic") this.#put(kind, silence());
-    else if (!this.screen) this.#put(kind, blackness());
+    this.#put(kind, kind === "mic" ? silence() : blackness());
   }
 
   #put(kind, track) {
@@ -140,7 +143,7 @@ let audio; // one for all, made when it is needed: browsers allow few of them
 export const audioContext = () => (audio ??= new AudioContext());
 const silence = () => audioContext().createMediaStreamDestination().stream.getAudioTracks()[0];
 
-function blackness() {
+export function blackness() {
   const canvas = Object.assign(document.createElement("canvas"), { width: 160, height: 90 });
   canvas.getContext("2d").fillRect(0, 0, canvas.width, canvas.height);
   return canvas.captureStream(1).getVideoTracks()[0];

@@ -17,9 +17,9 @@ export class Room extends EventTarget {
   #left = false;
 
   // mine is what the others show of us: {name, mic, camera, screen}.
-  constructor({ room, ownServers }, stream, mine) {
+  constructor({ room, ownServers }, media, mine) {
     super();
-    Object.assign(this, { stream, mine });
+    Object.assign(this, { media, mine });
     this.peer = newPeer(ownServers);
     this.id = this.peer.id; // that of PeerJS is null while the server is away
     this.peer.on("connection", (data) => this.#accept(data));
@@ -128,7 +128,7 @@ export class Room extends EventTarget {
   }
 
   #link(person, data, calls) {
-    const link = new Link(this.peer, data, calls, this.stream, this.mine, (what, value) => {
+    const link = new Link(this.peer, data, calls, this.media, this.mine, (what, value) => {
       if (person.link !== link) return; // the end of an old link comes late
       if (what === "state") this.#update(person, value);
       if (what === "chat") this.#tell("chat", { id: person.id, text: value });

@@ -7,9 +7,9 @@ import { Tile } from "./tile.js";
 const small = 560; // px of width or height: less room, less space between the tiles
 
 export class Stage {
-  #tiles = new Map(); // id -> Tile; our own is the first
-  #pinned; // id
-  #presenter; // id of who has begun last
+  #people = new Map(); // id -> {person, face, screen}: the tiles of somebody; we are the first
+  #screens = []; // the tiles of shared screens; who has begun last is the last
+  #pinned; // a tile
   #floating = new Floating($("stage"));
   #observer = new ResizeObserver(() => this.#layout());
 
@@ -21,85 +21,97 @@ export class Stage {
 
   // show adds or changes somebody.
   show(person) {
-    const { id, name, screen } = person;
-    let tile = this.#tiles.get(id);
-    if (!tile) {
-      tile = new Tile(person, { pin: (id) => this.pin(id), retry: this.retry, moved: () => this.#layout() });
-      this.#tiles.set(id, tile);
-      $("stage").append(tile.element);
-      if (!tile.own) announce(`${name} has joined`);
+    const { id, name, own, screen, stream } = person;
+    const before = this.#people.get(id);
+    if (!before && !own) announce(`${name} has joined`);
+    if (screen && !before?.person.screen) announce(presenting(person));
+    const tiles = { face: before?.face ?? this.#add("face", person), screen: before?.screen, person: { ...person } };
+    this.#people.set(id, tiles);
+    tiles.face.show(person);
+    if (screen && stream?.screen) {
+      tiles.screen ??= this.#screens[this.#screens.push(this.#add("screen", person)) - 1];
+      tiles.screen.show(person);
+    } else {
+      this.#drop(tiles.screen);
+      tiles.screen = undefined;
     }
-    if (screen && !tile.person.screen && !tile.own) this.#presenter = id;
-    tile.show(person);
     this.#layout();
   }
 
   remove(id) {
-    const tile = this.#tiles.get(id);
-    if (!tile) return;
-    if (!tile.own) announce(`${tile.person.name} has left`);
-    this.#tiles.delete(id);
-    tile.remove();
+    const tiles = this.#people.get(id);
+    if (!tiles) return;
+    announce(`${tiles.person.name} has left`);
+    this.#people.delete(id);
+    this.#drop(tiles.face);
+    this.#drop(tiles.screen);
     this.#layout();
   }
 
-  speaks = (id, on) => this.#tiles.get(id)?.speaks(on);
-  nameOf = (id) => this.#tiles.get(id)?.person.name ?? "Guest";
+  speaks = (id, on) => this.#people.get(id)?.face.speaks(on);
+  nameOf = (id) => this.#people.get(id)?.person.name ?? "Guest";
 
   // pin makes a tile the large one, or all alike again. It reports whether something was pinned.
-  pin(id) {
+  pin(tile) {
     const was = this.#pinned;
-    this.#pinned = id === was ? undefined : id;
+    this.#pinned = tile === was ? undefined : tile;
     this.#layout();
     return was !== undefined;
   }
 
   close() {
     this.#observer.disconnect();
-    for (const id of [...this.#tiles.keys()]) {
-      this.#tiles.get(id).remove();
-      this.#tiles.delete(id);
-    }
+    this.#floating.close();
+    for (const { face, screen } of this.#people.values()) [face, screen].forEach((tile) => this.#drop(tile));
   }
 
-  // #large returns the tile that is to be large, if there is one.
-  #large() {
-    const presenters = [...this.#tiles.values()].filter((t) => t.person.screen && !t.own);
-    const presenter = presenters.find((t) => t.person.id === this.#presenter) ?? presenters[0];
-    return this.#tiles.get(this.#pinned) ?? presenter;
+  #add(part, { id, own }) {
+    const acts = { pin: () => this.pin(tile), retry: () => this.retry(id), moved: () => this.#layout() };
+    const tile = new Tile(part, own, acts);
+    $("stage").append(tile.element);
+    return tile;
+  }
+
+  #drop(tile) {
+    if (!tile) return;
+    tile.remove();
+    this.#screens = this.#screens.filter((screen) => screen !== tile);
+    if (this.#pinned === tile) this.#pinned = undefined;
   }
 
   #layout() {
     const { clientWidth, clientHeight } = $("stage");
     const edge = Math.min(clientWidth, clientHeight) < small ? 4 : gap;
     const box = { left: edge, top: edge, width: clientWidth - 2 * edge, height: clientHeight - 2 * edge };
-    const tiles = [...this.#tiles.values()];
+    const people = [...this.#people.values()];
+    const [ours, others] = [true, false].map((own) => people.filter(({ face }) => face.own === own).map((p) => p.face));
+    const tiles = [...this.#screens, ...others, ...ours];
     const n = tiles.length;
-    const others = tiles.filter((t) => !t.own);
-    let large = this.#large();
-    if (n < 3) large ??= others[0] ?? tiles[0];
+    const large = this.#pinned ?? this.#screens.at(-1) ?? (n < 3 ? tiles[0] : undefined);
 
     for (const tile of tiles) {
-      tile.pinned(tile.person.id === this.#pinned);
+      tile.pinned(tile === this.#pinned);
       tile.element.classList.toggle("large", tile === large);
     }
-    const rest = [...others, ...tiles.filter((t) => t.own)].filter((t) => t !== large);
+    const rest = tiles.filter((tile) => tile !== large);
     this.#floating.hold(n === 2 ? rest[0].element : undefined);
     if (n === 2) {
       const { large: rect, small: size } = withSmall(large.shape, rest[0].shape, box);
       large.place(rect);
       rest[0].place(this.#floating.at(size, box));
-    } else if (large) {
-      const { large: rect, strip } = withLarge(n - 1, large.shape, n === 1 ? { ...box, width: box.width } : box);
-      large.place(n === 1 ? grid(1, box)[0] : rect);
+    } else if (large && n > 2) {
+      const { large: rect, strip } = withLarge(n - 1, large.shape, box);
+      large.place(rect);
       rest.forEach((tile, i) => tile.place(strip[i]));
     } else {
       const rects = grid(n, box);
-      rest.forEach((tile, i) => tile.place(rects[i]));
+      tiles.forEach((tile, i) => tile.place(rects[i]));
     }
-    const presenter = tiles.find((t) => t === large && t.person.screen);
-    const people = n < 2 ? "Only you are here" : `${n} people`;
-    $("count").textContent = presenter ? `${presenter.person.name} is presenting · ${people}` : people;
-    $("invite").hidden = n > 1;
+    const presents = people.find(({ screen }) => screen && screen === large) ?? people.find((p) => p.person.screen);
+    const count = people.length < 2 ? "Only you are here" : `${people.length} people`;
+    $("count").textContent = presents ? `${presenting(presents.person)} · ${count}` : count;
+    $("invite").hidden = people.length > 1;
   }
 }
+
+const presenting = ({ own, name }) => (own ? "You are presenting" : `${name} is presenting`);

@@ -4,14 +4,15 @@ import { measure } from "./quality.js";
 
 const period = 1000; // ms
 const columns = ["Person", "Sending", "Receiving", "Round trip", "Lost", "Route"];
-const size = (s, kbps) => (s ? `${s.width}×${s.height}, ${s.fps} fps, ${kbps} kbit/s` : `${kbps} kbit/s`);
+const size = ({ width, height, fps }) => `${width}×${height}, ${fps} fps`;
+const rate = (sizes, kbps) => [...sizes.map(size), `${kbps} kbit/s`].join(", ");
 const known = (value, unit) => (value === undefined ? "–" : `${value} ${unit}`);
 
 // row returns the texts of a person.
 export function row(name, m) {
-  const limit = m.limit && m.limit !== "none" ? ` (limited by ${m.limit})` : "";
+  const limit = m.limit ? ` (limited by ${m.limit})` : "";
   const lost = m.loss === undefined ? undefined : Math.round(m.loss * 100);
-  const [sending, receiving] = [size(m.sending, m.up) + limit, size(m.receiving, m.down)];
+  const [sending, receiving] = [rate(m.sending, m.up) + limit, rate(m.receiving, m.down)];
   return [name, sending, receiving, known(m.ms, "ms"), known(lost, "%"), m.route ? `${m.route}, ${m.protocol}` : "–"];
 }
 

@@ -1,5 +1,5 @@
-// A tile: the picture of one person, or what is in its place. What others wrote goes through
-// textContent, which makes no markup of it.
+// A tile: the face of one person or a screen that is shared, or what is in its place. What others wrote
+// goes through textContent, which makes no markup of it.
 import { $, announce } from "./dom.js";
 
 // What a tile says in each status of a link (see room.js). An open one says nothing.
@@ -21,21 +21,24 @@ export function setSpeaker(id) {
 export class Tile {
   person = {};
 
-  // acts has what the buttons do: pin(id), retry(id), moved() when the picture has another shape.
-  constructor({ id, own }, acts) {
+  // part is "face" or "screen". acts has pin and retry, for the buttons, and moved, for a picture that
+  // has another shape.
+  constructor(part, own, acts) {
+    this.part = part;
     this.own = Boolean(own);
     this.element = $("tile").content.firstElementChild.cloneNode(true);
     this.video = this.find("video");
     this.element.classList.toggle("own", this.own);
+    this.element.classList.toggle("screen", part === "screen");
     this.video.muted = this.own; // nobody wants to hear an echo
     this.video.disablePictureInPicture = this.own; // its button would be mirrored
     this.video.addEventListener("resize", () => {
       this.show(this.person); // the first frame has come, or the picture has another shape
       acts.moved();
     });
-    this.find(".pin").addEventListener("click", () => acts.pin(id));
+    this.find(".pin").addEventListener("click", () => acts.pin());
     this.find(".full").addEventListener("click", () => this.fill());
-    this.find(".retry").addEventListener("click", () => acts.retry(id));
+    this.find(".retry").addEventListener("click", () => acts.retry());
     if (sink) this.speakTo(sink);
     tiles.add(this);
   }
@@ -51,29 +54,34 @@ export class Tile {
 
   // show shows what is known of a person: see room.js.
   show(person) {
-    const { name, mic, camera, screen, status = "open", reason, stream, away } = person;
-    const before = this.person;
+    const { name, mic, camera, screen, reason, away } = person;
+    const { status: before } = this.person;
     this.person = { ...person };
-    if (this.video.srcObject !== (stream ?? null)) this.video.srcObject = stream ?? null;
-    this.find(".name").textContent = this.own ? `${name} (you)` : name;
-    this.find(".note").textContent = away ? "reconnecting…" : screen ? "is presenting" : "";
-    this.video.setAttribute("aria-label", screen ? `Screen of ${name}` : `Picture of ${name}`);
+    const stream = person.stream?.[this.part] ?? null;
+    if (this.video.srcObject !== stream) this.video.srcObject = stream;
+    const isFace = this.part === "face";
+    this.shows = Boolean(stream && (camera || !isFace) && this.video.videoWidth);
+    let { status = "open" } = person;
+    if (status === "open" && !isFace && !this.shows) status = "connecting"; // the first frame is on its way
+
+    const title = isFace ? name : `Screen of ${name}`;
+    this.find(".name").textContent = this.own ? `${name} (you)` : title;
+    this.find(".note").textContent = away ? "reconnecting…" : isFace && screen ? "is presenting" : "";
+    this.video.setAttribute("aria-label", isFace ? `Picture of ${name}` : title);
     const face = this.find(".face");
     face.textContent = initials(name);
     face.style.setProperty("--hue", [...name].reduce((h, c) => (h * 31 + c.codePointAt(0)) % 360, 7));
-    this.find(".pin").setAttribute("aria-label", `Pin ${name}`);
-    this.find(".full").setAttribute("aria-label", `Full screen: ${name}`);
+    this.find(".pin").setAttribute("aria-label", `Pin ${title}`);
+    this.find(".full").setAttribute("aria-label", `Full screen: ${title}`);
 
-    this.shows = Boolean(stream && (camera || screen) && this.video.videoWidth);
-    const classes = { silent: mic === false, dark: !this.shows, screen: Boolean(screen), frozen: status !== "open" };
+    const classes = { silent: isFace && mic === false, dark: !this.shows, frozen: status !== "open" };
     for (const [key, on] of Object.entries(classes)) this.element.classList.toggle(key, on);
     this.element.dataset.status = status;
-    const [title, text] = states[status]?.(reason) ?? ["", ""];
-    this.find(".state").hidden = !title;
-    this.find(".state b").textContent = title;
+    const [what, text] = states[status]?.(reason) ?? ["", ""];
+    this.find(".state").hidden = !what;
+    this.find(".state b").textContent = what;
     this.find(".state span").textContent = text;
-    if (screen && !before.screen) announce(`${name} is presenting`);
-    if (status === "failed" && before.status !== "failed") announce(`${name} cannot be reached`);
+    if (status === "failed" && before !== "failed") announce(`${name} cannot be reached`);
   }
 
   speaks = (on) => this.element.classList.toggle("speaking", on);
