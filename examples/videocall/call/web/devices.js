@@ -1,6 +1,6 @@
 // Which camera, microphone and speaker: three lists, which the lobby and the menu of the call
 // share; the switches; and what is said about a device that does not work.
-import { $, all, icon, make, memory } from "./dom.js";
+import { $, all, announce, icon, make, memory } from "./dom.js";
 import { explain } from "./help.js";
 import { audioContext } from "./media.js";
 
@@ -11,6 +11,7 @@ const lists = {
 };
 const another = "another"; // the choice that lets Firefox ask for a speaker
 const words = { mic: "Microphone", camera: "Camera" };
+const announced = {}; // kind -> the problem that was read last
 let media;
 
 // useMedia binds all this to the media of a new visit.
@@ -30,7 +31,10 @@ export function setUp(setSpeaker) {
   }
   $("speaker").addEventListener("change", async ({ target }) => {
     let id = target.value;
-    if (id === another) id = await navigator.mediaDevices.selectAudioOutput().then((d) => d.deviceId, () => "");
+    if (id === another) { // who closes the question of the browser keeps the speaker
+      const choice = await navigator.mediaDevices.selectAudioOutput().catch(() => undefined);
+      id = choice?.deviceId ?? memory.get("speaker device") ?? "";
+    }
     memory.set("speaker device", id);
     setSpeaker(id);
     list();
@@ -55,6 +59,10 @@ function show() {
     if (text) text.textContent = short(kind, label);
   }
   for (const box of all("[data-problem]")) tell(box, box.dataset.problem, media.problem[box.dataset.problem]);
+  for (const [kind, error] of Object.entries(media.problem)) {
+    if (error && error !== announced[kind]) announce(Object.values(explain(kind, error)).join(" "));
+    announced[kind] = error;
+  }
   list();
 }
 
@@ -62,7 +70,7 @@ function show() {
 const short = (kind, label) =>
   label.endsWith("missing") ? (kind === "mic" ? "No mic" : "No camera") : label.replace("Microphone", "Mic");
 
-// tell says once what is wrong. A box that says it already is left alone, so that it is not read again.
+// tell says what is wrong. A box that says it already is left alone, so that its buttons keep the focus.
 function tell(box, kind, error) {
   box.hidden = !error;
   if (!error) return box.replaceChildren();
@@ -72,7 +80,7 @@ function tell(box, kind, error) {
   const retry = button("Retry", () => media.retry(kind));
   retry.setAttribute("aria-label", `Retry the ${words[kind].toLowerCase()}`);
   const without = button("Go on without", () => media.set(kind, false));
-  box.replaceChildren(make("p", { role: "status" }, make("b", {}, what), ` ${todo}`), retry, without);
+  box.replaceChildren(make("p", {}, make("b", {}, what), ` ${todo}`), retry, without);
 }
 
 // list fills the three lists. Names of devices are known only after a device was allowed.

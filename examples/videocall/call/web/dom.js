@@ -15,10 +15,12 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-// announce tells those who do not see the page. The same text twice is read twice.
+const newsKept = 20; // lines
+
+// announce tells those who do not see the page. Lines that come at the same time are all read.
 export function announce(text) {
-  $("news").textContent = "";
-  requestAnimationFrame(() => ($("news").textContent = text));
+  $("news").append(make("p", { textContent: text }));
+  if ($("news").childElementCount > newsKept) $("news").firstChild.remove();
 }
 
 // icon shows another picture of icons.svg in an element.

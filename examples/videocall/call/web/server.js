@@ -27,8 +27,9 @@ export function keepConnected(peer, room) {
   let over = false;
 
   function show(text = "") {
-    if (text !== shown) write("banner", text);
-    if (!text && shown) announce("Connected again");
+    if (text === shown) return;
+    write("banner", text);
+    announce(text || "Connected again");
     shown = text;
   }
   const why = () => (navigator.onLine ? `${said || awayText} ${goesOn}` : offlineText);
@@ -53,7 +54,8 @@ export function keepConnected(peer, room) {
   peer.on("disconnected", reconnect);
   peer.on("open", () => ([attempt, said] = [0, ""]));
   peer.on("error", ({ type, message }) => type === "server-error" && (said = message));
-  room.addEventListener("members", () => navigator.onLine && show()); // we are in the room again
+  // We are in the room again, even if the browser says that it is offline: the server may be on this machine.
+  room.addEventListener("members", () => show());
   addEventListener("online", online);
   addEventListener("offline", offline);
   return () => {
