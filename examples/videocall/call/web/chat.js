@@ -1,6 +1,8 @@
 // The chat: what was said, and how much of it is unread.
 import { $, announce, make, on } from "./dom.js";
 
+const kept = 500; // lines
+const nearEnd = 40; // px: who reads further up is left there when a line comes
 let unread = 0;
 const link = /https?:\/\/[^\s<>"]+[^\s<>".,;:!?)]/g;
 
@@ -17,13 +19,16 @@ export function setUp(send) {
   });
 }
 
-// said adds a line. mine is a line of our own.
+// said adds a line. Of a line of our own, mine has how many it has reached.
 export function said(name, text, mine) {
   const who = make("b", { textContent: name });
   const line = make("li", { className: mine ? "mine" : "" }, who, ...linked(text));
   line.title = new Date().toLocaleTimeString();
+  if (mine?.reached === 0) line.append(make("small", { textContent: "Nobody was connected to read this." }));
+  const { scrollHeight, scrollTop, clientHeight } = $("messages");
   $("log").append(line);
-  $("messages").scrollTop = $("messages").scrollHeight;
+  if ($("log").childElementCount > kept) $("log").firstChild.remove();
+  if (mine || scrollHeight - scrollTop - clientHeight < nearEnd) toEnd();
   $("no-messages").hidden = true;
   if (mine || !$("chat").hidden) return; // an open log is read by itself
   count(unread + 1);
@@ -54,9 +59,12 @@ export function open(shown) {
   $("chat").hidden = !shown;
   $("show-chat").setAttribute("aria-expanded", shown);
   if (shown) count(0);
+  if (shown) toEnd(); // what is hidden does not scroll
   $(shown ? "text" : "show-chat").focus();
   return true;
 }
+
+const toEnd = () => ($("messages").scrollTop = $("messages").scrollHeight);
 
 export function clear() {
   $("log").replaceChildren();

@@ -90,11 +90,12 @@ function leave(title = "You have left the call", why = "") {
   $("left-title").focus();
 }
 
+let asking = false; // the browser asks which screen to share
 async function share() {
-  if ($("screen").hidden) return; // a phone cannot
-  $("screen").disabled = true; // while the browser asks which one
+  if ($("screen").hidden || asking) return; // a phone cannot
+  asking = true;
   await (media.screen ? media.unshare() : media.share());
-  $("screen").disabled = false;
+  asking = false;
 }
 
 write("link", decodeURI(location.host + location.pathname));
@@ -105,8 +106,8 @@ setSpeaker(memory.get("speaker device") ?? "");
 copyLinks();
 devices.setUp(setSpeaker);
 chat.setUp((text) => {
-  room.toAll({ type: "chat", text });
-  chat.said(room.mine.name, text, true);
+  const reached = room.toAll({ type: "chat", text });
+  chat.said(room.mine.name, text, { reached });
 });
 toolbar.setUpMenu();
 toolbar.setUp({

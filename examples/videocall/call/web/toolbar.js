@@ -19,7 +19,7 @@ export function setUp(keys) {
 
   addEventListener("keydown", (event) => {
     if ($("call").hidden || $("menu").open) return;
-    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.isComposing) return;
     const writes = event.target.closest?.("input, textarea, select, [contenteditable]");
     if (writes && event.key !== "Escape") return;
     const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
@@ -42,7 +42,11 @@ export function setUpMenu() {
     $("menu").showModal();
   });
   on("close-menu", "click", () => $("menu").close());
-  on("menu", "click", (event) => event.target === $("menu") && $("menu").close()); // beside it
+  on("menu", "click", (event) => {
+    const { left, right, top, bottom } = $("menu").getBoundingClientRect();
+    const beside = event.clientX < left || event.clientX > right || event.clientY < top || event.clientY > bottom;
+    if (event.target === $("menu") && beside) $("menu").close(); // its own edge is a target, too
+  });
   on("menu", "close", () => {
     home.append($("devices"));
     $("settings").focus();
