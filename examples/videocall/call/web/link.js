@@ -127,8 +127,10 @@ export class Link {
 
 const noWay = "The two browsers find no way to each other.";
 
-// nameFrom returns a name that fits on the page, whatever somebody sent as one.
-export const nameFrom = (value) => (typeof value === "string" && value.trim().slice(0, 40)) || "Guest";
+// nameFrom returns a name that fits on the page, whatever somebody sent as one. Characters that turn the
+// direction of a text would turn that around the name, too.
+export const nameFrom = (value) =>
+  (typeof value === "string" && value.replace(/[\p{Bidi_Control}\p{Cc}]/gu, "").trim().slice(0, 40)) || "Guest";
 
 // shown takes from a message what we show of somebody, and nothing else.
 const shown = ({ name, mic, camera, screen }) => ({

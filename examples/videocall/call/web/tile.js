@@ -38,7 +38,12 @@ export class Tile {
     });
     this.find(".pin").addEventListener("click", () => acts.pin());
     this.find(".full").addEventListener("click", () => this.fill());
-    this.find(".retry").addEventListener("click", () => acts.retry());
+    this.element.addEventListener("fullscreenchange", () =>
+      this.find(".full").setAttribute("aria-pressed", document.fullscreenElement === this.element));
+    this.find(".retry").addEventListener("click", () => {
+      this.element.focus(); // the button goes while we try
+      acts.retry();
+    });
     if (sink) this.speakTo(sink);
     tiles.add(this);
   }
