@@ -10,16 +10,18 @@ export async function newCrowd(t, server, room) {
   const { hostname, port } = new URL(server.url);
   await page.evaluate(`window.paint = ${paint}`);
   await page.evaluate(start, { host: hostname, port: Number(port), path: '/peerjs', room });
+  // Arguments go as text: Firefox takes no object with a toString of its own.
+  const run = (f, ...args) => page.evaluate(`(${f})(...${JSON.stringify(args)})`);
   return {
     page,
     // enter lets people come in, one after the other: {name, mic, camera, screen, deaf, width, height, id, data}.
     // Someone who is deaf is never reached. Somebody hostile may have any id, and any data for the room.
     enter: async (...people) => {
-      for (const person of people) await page.evaluate((person) => window.crowd.enter(person), person);
+      for (const person of people) await run((person) => window.crowd.enter(person), person);
     },
     // does lets somebody do one of the functions of a person below.
     does: (name, what, ...args) =>
-      page.evaluate((name, what, args) => window.crowd.people.get(name)[what](...args), name, what, args),
+      run((name, what, args) => window.crowd.people.get(name)[what](...args), name, what, args),
   };
 }
 

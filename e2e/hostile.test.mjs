@@ -21,16 +21,16 @@ const tilesOf = (page) =>
 
 test('data of a room that is no name breaks no tile', async (t) => {
   const page = await enter(t, { scripts: [[noteErrors]] });
-  const names = [12345, { toString: 1 }, ['<i>'], 'x'.repeat(900), '   ', null];
+  const names = [12345, { toString: 1 }, ['<i>'], 'x'.repeat(900), '   ', null, 'a\u202eb\nc'];
   const crowd = await crowdOf(t, page);
   await crowd.enter(...names.map((name, i) => ({ name: `Eve ${i}`, deaf: true, data: { name } })));
-  await crowd.enter({ name: 'Eve 6', deaf: true, data: 'text' }, { name: 'Eve 7', deaf: true, data: [] });
+  await crowd.enter({ name: 'Eve 7', deaf: true, data: 'text' });
   await crowd.enter({ name: 'Eve 8', deaf: true, id: 'me' }, { name: 'Eve 9', deaf: true, id: '__proto__' });
   await page.wait('11 tiles', () => document.querySelectorAll('.tile').length === 11);
   await page.wait('their places', () => [...document.querySelectorAll('.tile')].every((e) => e.style.left));
   const tiles = await tilesOf(page);
   assert.deepEqual(tiles.map(({ name }) => name).sort(), [
-    'Ada (you)', 'Eve 8', 'Eve 9', ...Array(7).fill('Guest'), 'x'.repeat(40),
+    'Ada (you)', 'Eve 8', 'Eve 9', ...Array(6).fill('Guest'), 'abc', 'x'.repeat(40),
   ]);
   assert.deepEqual(tiles.filter(({ own }) => own).map(({ name }) => name), ['Ada (you)']);
   assert.deepEqual(tiles.filter(({ placed }) => !placed), []);
@@ -54,6 +54,11 @@ test('messages of a member may be anything', async (t) => {
   assert.equal(await page.count('#log img, .tile img, .tile .name b'), 0);
   await onTile(page, 'a name that is cut', '<b>'.repeat(14).slice(0, 40), (tile) => tile.dataset.status === 'open');
   await wantPicture(page, 'Grace');
+  await crowd.page.evaluate(() => {
+    for (let i = 0; i < 510; i++) window.crowd.people.get('Eve').say(`${i}`);
+  });
+  await page.wait('the last line', () => document.querySelector('#log li:last-child').textContent.endsWith('509'));
+  assert.equal(await page.count('#log li'), 500);
   await wantNoFaults(page);
 });
 

@@ -16,6 +16,14 @@ test('the lobby shows us ourselves, and both devices can be off', async (t) => {
   const page = await newPage(t, newRoom(), [[smallCamera]]);
   await page.wait('our picture', () => document.getElementById('preview').videoWidth > 0);
   assert.equal(await page.evaluate(() => document.activeElement.id), 'name');
+  for (const size of [{ width: 568, height: 320 }, { width: 320, height: 256 }, { width: 1280, height: 720 }]) {
+    await page.resize(size);
+    await page.wait('Join', () => {
+      document.getElementById('enter').scrollIntoView({ block: 'end' });
+      const { left, top, width, height } = document.getElementById('enter').getBoundingClientRect();
+      return document.elementFromPoint(left + width / 2, top + height / 2)?.id === 'enter';
+    });
+  }
   await page.wait('three lists', () => [...document.querySelectorAll('#devices select')].every((e) => e.options.length > 0));
   await wantAccessible(page, 'lobby');
   await page.click('.switches [data-switch=camera]');
@@ -71,6 +79,7 @@ test('more people are in a grid of 16:9, who presents is large, and so is who is
   const names = ['Grace', 'Linus', 'Ken', 'Alan'];
   const crowd = await crowdOf(t, page, ...names.map((name) => ({ name, camera: name !== 'Alan' })));
   await onTile(page, 'an avatar', 'Alan', (tile) => tile.matches('.dark') && tile.dataset.status === 'open');
+  for (const name of names) await wantNews(page, `${name} has joined`);
   for (const size of [{ width: 1280, height: 720 }, { width: 390, height: 844 }, { width: 844, height: 390 }]) {
     await page.resize(size);
     await page.wait('the grid in the stage', () => {
@@ -122,6 +131,28 @@ test('the chat never hides the buttons of the call, and unread messages are anno
   await wantFocus(page, 'show-chat');
 });
 
+test('the chat opens at its newest line, and stays where somebody reads', async (t) => {
+  const page = await enter(t);
+  await page.click('#show-chat');
+  await page.fill('#text', 'Is anybody here?');
+  await page.press('Enter');
+  await page.waitForText('#log .mine', 'Nobody was connected to read this.');
+  await page.press('Escape');
+  const crowd = await crowdOf(t, page, { name: 'Grace' });
+  for (let i = 1; i <= 40; i++) await crowd.does('Grace', 'say', `line ${i}`);
+  await page.wait('40 lines', () => document.getElementById('show-chat').ariaLabel === 'Chat, 40 unread');
+  await page.click('#show-chat');
+  const fromEnd = () => page.evaluate(() => {
+    const { scrollHeight, scrollTop, clientHeight } = document.getElementById('messages');
+    return Math.round(scrollHeight - scrollTop - clientHeight);
+  });
+  assert.ok((await fromEnd()) < 5, 'the newest line is seen');
+  await page.evaluate(() => (document.getElementById('messages').scrollTop = 0));
+  await crowd.does('Grace', 'say', 'one more');
+  await page.waitForText('#log li', 'one more');
+  assert.ok((await fromEnd()) > 100, 'the line that is read stays');
+});
+
 test('keys do what the buttons do', async (t) => {
   const page = await enter(t);
   await page.waitForText('#camera', 'Camera on');
@@ -137,6 +168,61 @@ test('keys do what the buttons do', async (t) => {
   await wantFocus(page, 'leave');
   await page.press('ArrowRight');
   await wantFocus(page, 'mic');
+});
+
+test('keys with a modifier and keys of an input method are not for the call', async (t) => {
+  const page = await enter(t);
+  await page.waitForText('#mic', 'Mic on');
+  // key sends a key to an element, and returns whether the page has left it to the browser.
+  const key = (id, init) => page.evaluate((id, init) => {
+    const event = new KeyboardEvent('keydown', { bubbles: true, cancelable: true, ...init });
+    return document.getElementById(id).dispatchEvent(event);
+  }, id, init);
+  for (const modifier of ['ctrlKey', 'metaKey', 'altKey', 'repeat']) {
+    for (const letter of 'mvsc') assert.ok(await key('camera', { key: letter, [modifier]: true }), modifier);
+  }
+  assert.equal(await key('camera', { key: 'C' }), false); // caps lock
+  await wantFocus(page, 'text');
+  for (const letter of 'mvsc') assert.ok(await key('text', { key: letter }), letter);
+  assert.ok(await key('text', { key: 'Escape', isComposing: true }), 'Escape is for the input method');
+  assert.equal(await page.evaluate(() => document.getElementById('chat').hidden), false);
+  await page.waitForText('#mic', 'Mic on');
+});
+
+test('a second press of s while the browser asks for a screen asks no second time', async (t) => {
+  const page = await enter(t);
+  await page.evaluate(() => {
+    window.asked = 0;
+    const choice = new Promise((choose) => (window.choose = choose));
+    navigator.mediaDevices.getDisplayMedia = async () => {
+      window.asked += 1;
+      await choice;
+      const canvas = document.createElement('canvas');
+      canvas.getContext('2d'); // Firefox captures no canvas without one
+      return canvas.captureStream();
+    };
+    document.getElementById('screen').focus();
+  });
+  await page.press('s');
+  await page.press('s');
+  await page.evaluate(() => window.choose());
+  await page.waitForText('#screen', 'Sharing');
+  assert.equal(await page.evaluate(() => window.asked), 1);
+  await wantFocus(page, 'screen');
+});
+
+test('the menu closes beside it, and not at its edge', async (t) => {
+  const page = await enter(t);
+  await page.click('#settings');
+  // point clicks on the dialog at so many pixels from its left edge.
+  const point = (x) => page.evaluate((x) => {
+    const { left, top } = document.getElementById('menu').getBoundingClientRect();
+    document.getElementById('menu').dispatchEvent(new MouseEvent('click', { clientX: left + x, clientY: top + 30 }));
+    return document.getElementById('menu').open;
+  }, x);
+  assert.equal(await point(3), true);
+  assert.equal(await point(-3), false);
+  await wantFocus(page, 'settings');
 });
 
 test('the menu of the call has the devices and the state of each connection', async (t) => {
@@ -161,8 +247,17 @@ test('who cannot be reached has a reason, a way to try again and help', async (t
   await wantState(page, 'Grace', 'find no way to each other');
   await wantNews(page, 'Grace cannot be reached');
   await wantAccessible(page, 'not reached');
-  await page.click('[data-status=failed] .retry');
-  await page.waitForText('.state a', 'What can I do?');
+  await page.evaluate(() => {
+    const tile = document.querySelector('[data-status=failed]');
+    const note = () => (window.tried ||= tile.dataset.status === 'retrying');
+    new MutationObserver(note).observe(tile, { attributes: true });
+    const button = tile.querySelector('.retry');
+    button.focus();
+    button.click(); // a window of Firefox behind that of the crowd takes no keys
+  });
+  await page.wait('a new try', () => window.tried);
+  assert.ok(await page.evaluate(() => document.activeElement.matches('.tile')), 'the focus stays on the tile');
+  await wantState(page, 'Grace', 'What can I do?');
   const help = await newPage(t, await page.evaluate(() => document.querySelector('.state a').href));
   await wantAccessible(help, 'help');
 });
@@ -199,6 +294,19 @@ test('a lost network, a server that is away and a restart have their banners', a
   const second = await startCall(new URL(first.url).port);
   t.after(() => second.stop());
   await gone();
+});
+
+test('the banner goes when the server is back, even on a machine that has no network', async (t) => {
+  const proxy = await startProxy(server);
+  t.after(() => proxy.stop());
+  const noNetwork = () => Object.defineProperty(navigator, 'onLine', { value: false });
+  const page = await enter(t, { url: newRoom(proxy), scripts: [[noNetwork]] });
+  await page.waitForText('#count', 'Only you are here');
+  proxy.cut();
+  await page.waitForText('#banner', 'You are offline');
+  proxy.mend();
+  await page.wait('no banner', () => document.getElementById('banner').hidden);
+  await wantNews(page, 'Connected again');
 });
 
 test('a full room, a name that is any text, and a wrong address say so', async (t) => {
