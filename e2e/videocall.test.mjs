@@ -59,6 +59,27 @@ test('a camera that is refused says what to do, and does not cost the microphone
   await wantPicture(page, 'Ada (you)');
 });
 
+test('devices that a browser gives after the call was left are closed, and their lights go out', async (t) => {
+  const wait = () => {
+    const devices = navigator.mediaDevices;
+    const real = devices.getUserMedia.bind(devices);
+    window.given = [];
+    const granted = new Promise((grant) => (window.grant = grant));
+    devices.getUserMedia = async (wanted) => {
+      const stream = await real(wanted);
+      window.given.push(...stream.getTracks());
+      await granted;
+      return stream;
+    };
+  };
+  const page = await enter(t, { scripts: [[wait]] });
+  await onTile(page, 'silence and an avatar', 'Ada (you)', (tile) => tile.matches('.dark.silent'));
+  await page.wait('two devices', () => window.given.length === 2);
+  await page.click('#leave');
+  await page.evaluate(() => window.grant());
+  await page.wait('their ends', () => window.given.every(({ readyState }) => readyState === 'ended'));
+});
+
 test('one other person is large and we are small, and can be moved', async (t) => {
   const page = await enter(t);
   await crowdOf(t, page, { name: 'Grace' });
