@@ -345,11 +345,19 @@ test('a full room, a name that is any text, and a wrong address say so', async (
 
 test('the more people there are and the less gets through, the smaller are our pictures', async (t) => {
   const page = await newPage(t, newRoom(), [[smallCamera]]);
-  const [steps, down, up] = await page.evaluate(async () => {
-    const { judge, stepFor } = await import('/web/quality.js');
+  const [steps, down, up, kbps] = await page.evaluate(async () => {
+    const { judge, keepQuality, stepFor } = await import('/web/quality.js');
     const last = (state, facts, times) => {
       for (let i = 0; i < times; i++) state = judge(state, facts, 700);
       return state.down;
+    };
+    const bounds = (others, screen) => {
+      const sent = {};
+      const links = Array(others).fill({ shape: (kind, bound) => (sent[kind] = bound.kbps) });
+      const { fit, stop } = keepQuality({ links: () => links, mine: { screen } });
+      fit();
+      stop();
+      return sent;
     };
     const start = { down: 0, good: 0, bad: 0 };
     return [
@@ -361,11 +369,16 @@ test('the more people there are and the less gets through, the smaller are our p
         last(start, { limit: 'bandwidth', available: 900 }, 6),
       ],
       [last({ down: 2, good: 0, bad: 0 }, { loss: 0 }, 7), last({ down: 2, good: 0, bad: 0 }, { loss: 0 }, 8)],
+      [[1, false], [1, true], [11, false], [11, true]].map(([others, screen]) => bounds(others, screen)),
     ];
   });
   assert.deepEqual(steps, [0, 1, 1, 2, 2, 3, 3]);
   assert.deepEqual(down, [0, 1, 2, 0]);
   assert.deepEqual(up, [2, 1]);
+  // The face gives way to a shared screen.
+  assert.deepEqual(kbps, [
+    { camera: 1700 }, { camera: 700, screen: 2000 }, { camera: 160 }, { camera: 60, screen: 400 },
+  ]);
 });
 
 // The picture of the README: four people, one of them speaks and one is muted, and a little chat.
