@@ -88,6 +88,7 @@ func silentRig(t *testing.T, opts Options) (r *rig, rec *record, sender *testPee
 	sender = r.connect("sender")
 	silent = r.rawOpen(smallReads).upgrade("silent")
 	rec.wait(t, 2)
+	synctest.Wait() // what comes before OPEN is written does not count
 	return r, rec, sender, silent
 }
 
