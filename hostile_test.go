@@ -370,7 +370,7 @@ func TestNothingFollowsAFrameThatIsCutOff(t *testing.T) {
 // there.
 func TestFramesThatGoOutInPiecesArriveWhole(t *testing.T) {
 	const n, size = 40, 200_000 // more than the systems of both sides take
-	r := newRig(t, Options{MaxOutboxBytes: -1})
+	r := newRig(t, Options{MaxOutboxBytes: -1, WriteTimeout: -1}) // b reads when a has sent all
 	rec := watch(r.srv)
 	a, b := r.rawOpen().open("a"), r.rawOpen().open("b")
 	rec.wait(t, 2)
