@@ -335,6 +335,7 @@ func TestEveryBreachOfThePlanIsNoticed(t *testing.T) {
 const maxArchitectureLines = 120
 
 func TestThePageOnTheArchitectureNamesWhatExists(t *testing.T) {
+	t.Parallel()
 	page := readText(t, "docs/architecture.md")
 	assert.LessOrEqual(t, strings.Count(page, "\n"), maxArchitectureLines)
 	tests, err := filepath.Glob("*_test.go")

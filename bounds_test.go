@@ -25,6 +25,7 @@ func offerOfSize(dst string, n int) (text, payload string) {
 }
 
 func TestAMessageMayBeAsLargeAsTheBound(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct{ option, bound int }{
 		"small":                           {100, 100},
 		"a buffer of the server":          {4096, 4096},
@@ -50,6 +51,7 @@ func TestAMessageMayBeAsLargeAsTheBound(t *testing.T) {
 }
 
 func TestAMessageMayBeOfAnySizeWithoutABound(t *testing.T) {
+	t.Parallel()
 	_, _, by, p := victims(t, Options{MaxMessageSize: -1, MaxOutboxBytes: -1})
 	text, payload := offerOfSize("bob", 3*DefaultMaxMessageSize)
 	p.text(text)
@@ -180,6 +182,7 @@ func TestASingleMessageMayBeLargerThanAnOutbox(t *testing.T) {
 }
 
 func TestAnOutboxMayBeUnbounded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const n = 3 * DefaultMaxOutboxMessages
 		_, rec, sender, silent := silentRig(t, Options{MaxOutboxMessages: -1, MaxOutboxBytes: -1})

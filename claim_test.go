@@ -246,6 +246,7 @@ func (d *device) end() {
 }
 
 func TestTwoDevicesThatReconnectSettle(t *testing.T) {
+	t.Parallel()
 	for _, pause := range []time.Duration{blindTimeout, time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			r := newBubbleRig(t, Options{AllowOverride: OverrideAlways})
@@ -297,6 +298,7 @@ func TestManyDevicesThatReconnectSettle(t *testing.T) {
 }
 
 func TestOneOfManyConnectionsKeepsTheID(t *testing.T) {
+	t.Parallel()
 	srv := NewServer(Options{AllowOverride: OverrideAlways})
 	tl := followEvents(srv)
 	r := serveRig(t, srv, nil)

@@ -128,6 +128,7 @@ func (p *rawPeer) wantEndAfterAnswer() {
 }
 
 func TestTheStreamEndsAfterTheClientsCloseFrame(t *testing.T) {
+	t.Parallel()
 	onBothStreams(t, func(t *testing.T, r *rig, e ending) {
 		p := r.meetEnd(e, nil)
 		time.Sleep(lingerTimeout - 1)
@@ -136,6 +137,7 @@ func TestTheStreamEndsAfterTheClientsCloseFrame(t *testing.T) {
 }
 
 func TestTheStreamEndsWithoutTheClientsCloseFrame(t *testing.T) {
+	t.Parallel()
 	for name, meanwhile := range map[string][]byte{
 		"nothing comes":       nil,
 		"pings come":          rawFrame(rawFin|rawPing, "x"),
@@ -173,6 +175,7 @@ func TestTheStreamEndsWithoutTheClientsCloseFrame(t *testing.T) {
 
 // What comes after the end is not dealt with, however much it is, and whatever it began in.
 func TestWhatComesAfterTheEndIsIgnored(t *testing.T) {
+	t.Parallel()
 	offer := rawTextFrame(`{"type":"OFFER","dst":"b","payload":"` + strings.Repeat("x", 2000) + `"}`)
 	flood := func(n int) []byte {
 		return slices.Concat(

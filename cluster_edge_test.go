@@ -117,6 +117,7 @@ func TestAMessageOfTheHostDoesNotStopTheClockOfAQueue(t *testing.T) {
 }
 
 func TestNodesThatHaveForgottenEachOtherTalkAgain(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		_, rs := nodes(t, 2, Options{AliveTimeout: -1})
 		a := rs[0].connect("a")

@@ -221,6 +221,7 @@ func TestAMarkedMessageHasTwiceItsTime(t *testing.T) {
 }
 
 func TestANodeThatConfirmsNothingGetsNoMoreThanItsBound(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, rs := nodes(t, 1, Options{})
 		a, h := rs[0].connect("a"), newHandNode(t, m)

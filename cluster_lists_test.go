@@ -72,6 +72,7 @@ func TestAMemberWhoseSuccessorHasGoneLeaves(t *testing.T) {
 }
 
 func TestARenewalThatIsRepeatedTakesNoMemberBack(t *testing.T) {
+	t.Parallel()
 	for _, alone := range []bool{true, false} {
 		t.Run(fmt.Sprint(alone), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -111,6 +112,7 @@ func TestARenewalThatIsRepeatedTakesNoMemberBack(t *testing.T) {
 }
 
 func TestRoomsThatFailHoldNoOthersUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m, rs := nodesWithRooms(t, 1)
 		var away atomic.Bool

@@ -342,6 +342,7 @@ func (w *theatre) live(id string) {
 var stageSeed atomic.Uint64 // of the last run: -count makes more of them
 
 func TestEachOfferOnNodesArrivesOnceInOrderOrExpires(t *testing.T) {
+	t.Parallel()
 	for range len(scenes) {
 		seed := stageSeed.Add(1)
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {

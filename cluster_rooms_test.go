@@ -81,6 +81,7 @@ func (c *roomer) use(p *testPeer, began time.Time) {
 // Clients that take their ids over on any node, and leave and join again, have the same list when all has been quiet
 // for a while, whatever the engine did.
 func TestAllMembersHaveTheSameListInTheEnd(t *testing.T) {
+	t.Parallel()
 	seed := rand.Uint64()
 	synctest.Test(t, func(t *testing.T) {
 		t.Logf("seed %d", seed)

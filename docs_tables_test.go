@@ -194,6 +194,7 @@ func TestAllReasonsAreListedWithTheirCloseCodes(t *testing.T) {
 }
 
 func TestTheCloseCodesInThePagesAreThoseOfTheCode(t *testing.T) {
+	t.Parallel()
 	byName := reasonsByName(t)
 	pair := regexp.MustCompile("\\((\\d{4}), `(Reason\\w+)`\\)")
 	found := 0
@@ -270,6 +271,7 @@ func TestTheCausesOfRefusalsAreListed(t *testing.T) {
 }
 
 func TestAllMessagesAboutRoomsAreListedWithTheirPayloads(t *testing.T) {
+	t.Parallel()
 	values := map[string]MessageType{
 		"TypeRoomJoin": TypeRoomJoin, "TypeRoomLeave": TypeRoomLeave, "TypeRoomMembers": TypeRoomMembers,
 		"TypeRoomRefused": TypeRoomRefused, "TypeRoomJoined": TypeRoomJoined, "TypeRoomLeft": TypeRoomLeft,

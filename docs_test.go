@@ -74,6 +74,7 @@ func TestThePagesInDocsAreShort(t *testing.T) {
 
 // A reader copies what stands in a page, so a compiler must have seen it.
 func TestTheGoOfThePagesIsCompiled(t *testing.T) {
+	t.Parallel()
 	sources, err := filepath.Glob("example_*test.go")
 	require.NoError(t, err)
 	sources = append(sources, "console/example_test.go", "turn/example_test.go")

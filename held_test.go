@@ -23,6 +23,7 @@ func routed(r *Realm, dst, src string, continues bool) outcome {
 }
 
 func TestAllThatIsHeldIsBoundedInMessages(t *testing.T) {
+	t.Parallel()
 	s := NewServer(unbounded)
 	defer s.Close()
 	const each = 1000
@@ -302,6 +303,7 @@ func TestOverABoundThereIsOneExpireForAPair(t *testing.T) {
 }
 
 func TestWithoutBoundsAnyNumberIsHeld(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newBubbleRig(t, Options{
 			MaxHeldPerPair: -1, MaxHeldPerDestination: -1, MaxHeldBytes: -1, MaxOutboxBytes: -1, MaxOutboxMessages: -1,

@@ -138,6 +138,7 @@ func (j *journal) String() string {
 }
 
 func TestLogsContainNothingSecretAndNothingUnescaped(t *testing.T) {
+	t.Parallel()
 	const secret = "s3cr3t"
 	debug := &slog.HandlerOptions{Level: slog.LevelDebug}
 	for format, handler := range map[string]func(w io.Writer) slog.Handler{

@@ -143,6 +143,7 @@ func TestACloseReasonThatIsNotTextHarmsNobody(t *testing.T) {
 
 // A message is cut off where what has come of it is JSON already.
 func TestAMessageThatIsCutOffIsNotHandled(t *testing.T) {
+	t.Parallel()
 	header := func(first byte, n int) []byte { return rawHeader(first, uint64(n)) }
 	payload := func(s string) []byte { return rawFrame(0, s)[6:] } // masked
 	cut := map[string]func(p *rawPeer){
@@ -281,6 +282,7 @@ func TestAHandshakeMayBreakOffAnywhere(t *testing.T) {
 }
 
 func TestAMessageMayBreakOffAnywhere(t *testing.T) {
+	t.Parallel()
 	long := `{"type":"OFFER","dst":"bob","payload":"` + strings.Repeat("x", 200) + `"}`
 	for how, cut := range cuts {
 		t.Run(how, func(t *testing.T) {
@@ -369,6 +371,7 @@ func TestNothingFollowsAFrameThatIsCutOff(t *testing.T) {
 // A socket whose buffers are full takes a part of a frame; the rest goes on from
 // there.
 func TestFramesThatGoOutInPiecesArriveWhole(t *testing.T) {
+	t.Parallel()
 	const n, size = 40, 200_000 // more than the systems of both sides take
 	r := newRig(t, Options{MaxOutboxBytes: -1, WriteTimeout: -1}) // b reads when a has sent all
 	rec := watch(r.srv)

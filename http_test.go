@@ -92,6 +92,7 @@ var origins = []struct {
 }
 
 func TestOriginsByOneRule(t *testing.T) {
+	t.Parallel()
 	for _, c := range origins {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, Options{AllowedOrigins: c.allowed})

@@ -62,6 +62,7 @@ func TestTheServersComeRightBeforeOpen(t *testing.T) {
 }
 
 func TestTheServersAreSentAgainAtHalfOfTheirTime(t *testing.T) {
+	t.Parallel()
 	for name, opts := range map[string]Options{
 		"with an alive timer":    {ICERefresh: 40 * time.Minute},
 		"without":                {ICERefresh: 40 * time.Minute, AliveTimeout: -1},

@@ -55,6 +55,7 @@ func setLoopback(t *testing.T, on bool) {
 
 func TestAPeerThatVanishesWithoutAWordIsGivenUp(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	if !inNamespace(t) {
 		return
 	}

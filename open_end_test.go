@@ -269,6 +269,7 @@ func TestANewClientMayBeClosedBeforeItsOpen(t *testing.T) {
 
 // What had no room before OPEN is not lost if the client ends at the moment when it is opened.
 func TestNothingIsLostWhenAClientEndsAsItIsOpened(t *testing.T) {
+	t.Parallel()
 	for i := range 300 {
 		opts := Options{MaxOutboxMessages: 1, AliveTimeout: -1}.withDefaults()
 		r := newRealm(&opts)

@@ -201,6 +201,7 @@ func TestOptionsAreCopied(t *testing.T) {
 var strictID = regexp.MustCompile(`^[A-Za-z0-9]+(?:[ _-][A-Za-z0-9]+)*$`)
 
 func TestStrictIDIsTheRuleOfTheClient(t *testing.T) {
+	t.Parallel()
 	wantSame := func(id string) {
 		t.Helper()
 		if want := strictID.MatchString(id) && len(id) <= 1024; want != StrictID(id) {

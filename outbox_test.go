@@ -264,6 +264,7 @@ func TestAWriteMayEndAnywhere(t *testing.T) {
 // TestNoByteOfAnOutboxIsLostOrRepeated pushes and writes at random. What was written must be
 // what was pushed, byte for byte.
 func TestNoByteOfAnOutboxIsLostOrRepeated(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(300) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		var o outbox

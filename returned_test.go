@@ -127,6 +127,7 @@ func (p *pile) wantExpires(sender int, stuck ...int) {
 }
 
 func TestWhatComesBackObeysEveryBound(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		opts  Options
@@ -274,6 +275,7 @@ func TestWhatCameBackGoesFirst(t *testing.T) {
 
 // The bound on all messages that are held, whatever their size, holds for what comes back.
 func TestWhatComesBackObeysTheBoundOnAllMessages(t *testing.T) {
+	t.Parallel()
 	const each = 1000
 	s := NewServer(Options{
 		AliveTimeout: -1, ExpireTimeout: -1, MaxOutboxMessages: -1, MaxOutboxBytes: -1,

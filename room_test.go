@@ -171,6 +171,7 @@ func TestAClientIsInSoManyRooms(t *testing.T) {
 }
 
 func TestRoomsStayInOrderWhileIDsChangeHands(t *testing.T) {
+	t.Parallel()
 	onNodes(t, Options{AllowJoin: anyRoom, AllowOverride: OverrideAlways}, func(t *testing.T, r *rig) {
 		watcher := r.connect("watcher")
 		watcher.join("x")

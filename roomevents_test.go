@@ -178,6 +178,7 @@ func TestATakeoverThatMembersAreNotToldOfIsNotToldTheHost(t *testing.T) {
 // Of joins and leaves from everywhere, the host hears in the right order, and never two things of a
 // client at once.
 func TestEventsOfRoomsKeepTheirPlace(t *testing.T) {
+	t.Parallel()
 	const clients, rounds, rooms = 6, 150, 3
 	srv := NewServer(Options{AllowJoin: anyRoom, AllowOverride: OverrideAlways, ProbeAfter: -1})
 	tl := followEvents(srv)

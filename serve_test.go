@@ -89,6 +89,7 @@ func TestNoOptionChangesWhatTheProtocolHolds(t *testing.T) {
 // What becomes of a message whose destination is taken over, or ends, before the message is
 // written.
 func TestWhoGetsWhatAnIDWasNotSent(t *testing.T) {
+	t.Parallel()
 	relayed := func(typ string) string { return fmt.Sprintf(`{"type":%q,"src":"sender","dst":"a"}`, typ) }
 	sends := func(typ string) func(*rig, *testPeer) {
 		return func(_ *rig, sender *testPeer) { sender.send(fmt.Sprintf(`{"type":%q,"dst":"a"}`, typ)) }

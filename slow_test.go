@@ -51,6 +51,7 @@ var noHeldBounds = Options{
 }
 
 func TestWhatASlowClientWasNotSentExpiresOncePerSender(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const each = 5
 		start := time.Now()
@@ -75,6 +76,7 @@ func TestWhatASlowClientWasNotSentExpiresOncePerSender(t *testing.T) {
 }
 
 func TestWhatASlowClientWasNotSentReachesItsSuccessorInOrder(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const each = 5
 		r, senders := floodInABubble(t, noHeldBounds, each)
@@ -102,6 +104,7 @@ func TestWhatASlowClientWasNotSentReachesItsSuccessorInOrder(t *testing.T) {
 // With the bounds on what is held, too, every message is either delivered or
 // dropped, and no sender of a dropped one is left without an answer.
 func TestNothingSentToASlowClientIsForgotten(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const each = 10
 		r, senders := floodInABubble(t, Options{MaxOutboxMessages: 300, MaxHeldPerPair: 8, MaxHeldPerDestination: 500}, each)
@@ -212,6 +215,7 @@ func (f *flood) end() {
 }
 
 func TestAFloodedClientThatDoesNotReadIsClosedAlone(t *testing.T) {
+	t.Parallel()
 	const messages, bytes = 128, 256 << 10
 	r := newRig(t, Options{MaxOutboxMessages: messages, MaxOutboxBytes: bytes, MaxHeldBytes: bytes})
 	rec := watch(r.srv)

@@ -264,6 +264,7 @@ func TestOnlyPlainSocketsAreReadDirectly(t *testing.T) {
 // A page that is behind a proxy may never read: what the server holds for it is bounded by the
 // outbox, not by what the system takes.
 func TestAWriteTakesWhatThereIsRoomFor(t *testing.T) {
+	t.Parallel()
 	w := newWire(t, "plain", nil)
 	data := []byte(strings.Repeat("0123456789", 1<<20))
 	written := 0

@@ -23,6 +23,7 @@ import (
 // order.
 func TestNothingIsLostOrRepeatedWhileAnIDChangesHands(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	next := map[string]func(r *rig, n int) *testPeer{
 		"same token": func(r *rig, n int) *testPeer { return r.dial("dst", "t") },
 		"override":   func(r *rig, n int) *testPeer { return r.dial("dst", fmt.Sprint("t", n)) },

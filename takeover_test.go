@@ -45,6 +45,7 @@ func TestOverrideAlways(t *testing.T) {
 }
 
 func TestOverriddenConnectionsSeeTheirSuccessor(t *testing.T) {
+	t.Parallel()
 	const rounds = 300
 	r := newRig(t, Options{AllowOverride: OverrideAlways})
 	seen := make(chan *Client, rounds)
@@ -91,6 +92,7 @@ func TestOverrideByUser(t *testing.T) {
 
 // An id that changes hands is never free on the way.
 func TestNobodySlipsInDuringATakeover(t *testing.T) {
+	t.Parallel()
 	const strangers, takeovers = 4, 60
 	r := newRig(t, byUser(func(old, new *Client) bool { return old.User() == new.User() }))
 	r.dialAs("ann", "a", "first").wantOpen()
@@ -316,6 +318,7 @@ func TestAPeerTakesItsIDOver(t *testing.T) {
 // Whatever the order in which an old connection and its successor get to run,
 // the old one's OnDisconnect sees who has the id.
 func TestOnDisconnectSeesTheSuccessor(t *testing.T) {
+	t.Parallel()
 	const peers, rounds = 16, 60
 	r := newRig(t, Options{})
 	var successors sync.Map // id -> chan *Client

@@ -45,6 +45,7 @@ func tlsRig(t *testing.T, opts Options) *rig {
 
 func TestAnIDIsFreeOnceItsHolderHasLeft(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	const tries = 15
 	for where, newRig := range map[string]func(*testing.T, Options) *rig{"plain": func(t *testing.T, o Options) *rig { return newRig(t, o) }, "TLS": tlsRig} {
 		for how, leave := range leavings {

@@ -129,6 +129,7 @@ func TestWhatComesWhileTheWriterGoesIsWritten(t *testing.T) {
 // The goroutine that sends a message to a plain socket writes what the socket takes at once, and
 // does not try again: it has messages for others.
 func TestAWriteThatWouldWaitIsTriedOnce(t *testing.T) {
+	t.Parallel()
 	const n = 16 << 20 // more than a socket takes
 	_, c := quietClient(t, "plain", Options{MaxOutboxBytes: -1})
 	tries := 0
