@@ -372,7 +372,7 @@ func TestNothingFollowsAFrameThatIsCutOff(t *testing.T) {
 // there.
 func TestFramesThatGoOutInPiecesArriveWhole(t *testing.T) {
 	t.Parallel()
-	const n, size = 40, 200_000 // more than the systems of both sides take
+	const n, size = 40, 200_000                                   // more than the systems of both sides take
 	r := newRig(t, Options{MaxOutboxBytes: -1, WriteTimeout: -1}) // b reads when a has sent all
 	rec := watch(r.srv)
 	a, b := r.rawOpen().open("a"), r.rawOpen().open("b")
