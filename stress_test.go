@@ -40,7 +40,7 @@ func TestNothingIsLostOrRepeatedWhileAnIDChangesHands(t *testing.T) {
 	}
 	for name, next := range next {
 		t.Run(name, func(t *testing.T) {
-			const atLeast = 1000
+			const atLeast, atMost = 1000, 15_000 // all fit into MaxHeldBytes, and between two nodes
 			opts := Options{
 				AllowOverride: OverrideAlways, ExpireTimeout: time.Minute,
 				MaxOutboxMessages: -1, MaxOutboxBytes: -1, MaxHeldPerPair: -1, MaxHeldPerDestination: -1,
@@ -51,7 +51,7 @@ func TestNothingIsLostOrRepeatedWhileAnIDChangesHands(t *testing.T) {
 				sent := make(chan int, 1)
 				go func() {
 					n := 0
-					for ; n < atLeast || !stop.Load(); n++ {
+					for ; n < atLeast || n < atMost && !stop.Load(); n++ {
 						src.send(numberedOffer("dst", n))
 					}
 					src.send(`{"type":"LEAVE"}`)
