@@ -252,7 +252,8 @@ for (const version of [...versions, 'served']) {
   });
 }
 
-test('a page whose network was gone is told what changed meanwhile', async (t) => {
+// enterByProxy returns a room of two, whose events are read. ada reaches the server through a proxy.
+async function enterByProxy(t) {
   const proxy = await startProxy(server);
   t.after(() => proxy.stop());
   const room = uniqueId('room');
@@ -262,6 +263,11 @@ test('a page whose network was gone is told what changed meanwhile', async (t) =
   await ada.hears(['joined', room, bob.id, null]);
   await bob.page.wait('the list', (room) => rooms[room].members.size === 2, [room]);
   await bob.do('events', () => told.splice(0));
+  return { proxy, room, ada, bob };
+}
+
+test('a page whose network was gone is told what changed meanwhile', async (t) => {
+  const { proxy, room, ada, bob } = await enterByProxy(t);
   proxy.cut();
   await ada.page.wait('the loss', () => peer.disconnected);
   await bob.hears(['left', room, ada.id, 'connection lost']);
@@ -273,15 +279,7 @@ test('a page whose network was gone is told what changed meanwhile', async (t) =
 
 for (const [when, order] of [['before', ['leave', 'disconnect']], ['after', ['disconnect', 'leave']]]) {
   test(`a room that is left ${when} the page knows that its network is gone is left after the reconnect`, async (t) => {
-    const proxy = await startProxy(server);
-    t.after(() => proxy.stop());
-    const room = uniqueId('room');
-    const [ada] = await enter(t, room, ['ada'], { at: proxy });
-    const bob = await newGuest(t, 'bob');
-    await bob.join(room);
-    await ada.hears(['joined', room, bob.id, null]);
-    await bob.page.wait('the list', (room) => rooms[room].members.size === 2, [room]);
-    await bob.do('events', () => told.splice(0));
+    const { proxy, room, ada, bob } = await enterByProxy(t);
     proxy.freeze(); // the server does not learn of the end, so it keeps the page in the room
     for (const step of order) await ada[step](room);
     await ada.do('reconnect', () => peer.reconnect());
